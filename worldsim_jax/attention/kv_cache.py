@@ -1,0 +1,118 @@
+"""The KV cache: an explicit pytree, written functionally.
+
+Frames of keys and values live in S slots. The first `sink` slots are pinned: the
+first frames of the video stay there for ever. The others are a ring: frame p goes
+to slot sink + (p - sink) mod (S - sink), over the oldest frame. S ≥ the length of
+the video is the full history; smaller S is a rolling window with sinks.
+
+Keys are stored before RoPE and rotated when they are read, from the position of
+each slot. So one structure serves all position policies:
+
+  absolute  every frame keeps its position in the video
+  relative  positions within the cache: sinks frozen at 0..sink-1, the window
+            behind them, new frames last; positions never exceed S + F
+            (MotionStream, Infinity-RoPE), so a stream may run for ever
+
+Slot order is irrelevant to attention, hence nothing is ever shifted or copied.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+EMPTY = -1
+
+
+class KeyValues(NamedTuple):
+  """Un-roped keys and values of some frames, each [L, B, F, N, H, D]."""
+  k: jax.Array
+  v: jax.Array
+
+
+@flax.struct.dataclass
+class KVCache:
+  """Past frames, ready to be attended to.
+
+  Attributes:
+    k, v: [L, B, S, N, H, D], keys un-roped.
+    position: int32 [S], the frame that each slot holds, -1 where empty.
+    length: int32 [], frames written since the start of the video.
+    sink: pinned frames.
+    relative: the position policy (see the module docstring).
+  """
+  k: jax.Array
+  v: jax.Array
+  position: jax.Array
+  length: jax.Array
+  sink: int = flax.struct.field(pytree_node=False, default=0)
+  relative: bool = flax.struct.field(pytree_node=False, default=False)
+
+  @property
+  def num_slots(self) -> int:
+    return self.position.shape[0]
+
+  def append(self, new: KeyValues) -> 'KVCache':
+    """Returns the cache with F more frames; the oldest unpinned ones go.
+
+    Raises:
+      ValueError: if F frames would overwrite each other.
+    """
+    num_new = new.k.shape[2]
+    if num_new > self.num_slots - self.sink:
+      raise ValueError(
+          f'{num_new} frames do not fit a window of '
+          f'{self.num_slots - self.sink} slots (config.student.window); '
+          'write them chunk by chunk.')
+    position = self.length + jnp.arange(num_new)
+    slot = self._slot(position)
+    return self.replace(
+        k=self.k.at[:, :, slot].set(new.k.astype(self.k.dtype)),
+        v=self.v.at[:, :, slot].set(new.v.astype(self.v.dtype)),
+        position=self.position.at[slot].set(position),
+        length=self.length + num_new)
+
+  def mask(self) -> jax.Array:
+    """bool [S]: slots that hold a frame."""
+    return self.position != EMPTY
+
+  def slot_positions(self) -> jax.Array:
+    """Temporal RoPE position of each slot, int32 [S] (any value if empty)."""
+    if not self.relative:
+      return self.position
+    window = self.num_slots - self.sink
+    oldest = jnp.maximum(self.length - window, self.sink)
+    in_window = self.position - oldest + self.sink
+    return jnp.where(self.position < self.sink, self.position, in_window)
+
+  def next_positions(self, num_frames: int) -> jax.Array:
+    """Temporal RoPE positions of the next frames, int32 [F]."""
+    first = self.length
+    if self.relative:
+      first = jnp.minimum(first, self.num_slots)
+    return first + jnp.arange(num_frames)
+
+  def _slot(self, position):
+    ring = self.num_slots - self.sink
+    return jnp.where(position < self.sink, position,
+                     self.sink + (position - self.sink) % ring)
+
+
+def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
+          num_heads: int, head_dim: int, sink: int = 0, relative: bool = False,
+          dtype=jnp.float32) -> KVCache:
+  """A cache with no frames.
+
+  Raises:
+    ValueError: if the pinned frames leave no slot for a window.
+  """
+  if not 0 <= sink < num_slots:
+    raise ValueError(
+        f'sink={sink} frames do not fit num_slots={num_slots}, which must hold '
+        'at least one more frame (config.student.sink, config.student.window).')
+  shape = (num_layers, batch, num_slots, tokens_per_frame, num_heads, head_dim)
+  return KVCache(
+      k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype),
+      position=jnp.full((num_slots,), EMPTY, jnp.int32),
+      length=jnp.zeros((), jnp.int32), sink=sink, relative=relative)

@@ -1,0 +1,55 @@
+"""Rotary positions over (frame, height, width), as in Wan 2.1.
+
+A head's D/2 complex channels are split between the axes as
+[D/2 - 2 (D/2 // 3), D/2 // 3, D/2 // 3]; axis a with d_a complex channels turns
+channel i of a token at position p by the angle
+
+  θ = p · 10000^(-i / d_a).                                              (1)
+
+Pairs are interleaved: (x[2i], x[2i+1]) is one complex number. Angles come from a
+position vector, not a table, so frame positions may be any integers, may repeat
+(the two halves of teacher forcing) and have no upper limit.
+"""
+
+import jax
+import jax.numpy as jnp
+
+THETA = 10_000.
+
+
+def axis_channels(head_dim: int) -> tuple[int, int, int]:
+  """Complex channels of the (frame, height, width) axes; 22, 21, 21 for 128."""
+  half = head_dim // 2
+  return half - 2 * (half // 3), half // 3, half // 3
+
+
+def angles(frame_positions_F, height: int, width: int, head_dim: int):
+  """Returns the angles of eq. (1), float32 [F, N, D/2], N = height * width."""
+  if head_dim % 2:
+    raise ValueError(
+        f'head_dim={head_dim} must be even (config.model.dim / num_heads).')
+  frames, rows, columns = (
+      _ladder(position, channels) for position, channels in zip(
+          (frame_positions_F, jnp.arange(height), jnp.arange(width)),
+          axis_channels(head_dim)))
+  grid = (len(frames), height, width)
+  parts = (frames[:, None, None], rows[None, :, None], columns[None, None])
+  table = jnp.concatenate(
+      [jnp.broadcast_to(p, (*grid, p.shape[-1])) for p in parts], axis=-1)
+  return table.reshape(len(frames), height * width, head_dim // 2)
+
+
+def rotate(x_BFNHD, angles_FND):
+  """Turns each channel pair by its token's angle; keeps shape and dtype."""
+  cos = jnp.cos(angles_FND)[:, :, None]
+  sin = jnp.sin(angles_FND)[:, :, None]
+  pairs = x_BFNHD.astype(jnp.float32).reshape(*x_BFNHD.shape[:-1], -1, 2)
+  real, imaginary = pairs[..., 0], pairs[..., 1]
+  turned = jnp.stack(
+      [real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
+  return turned.reshape(x_BFNHD.shape).astype(x_BFNHD.dtype)
+
+
+def _ladder(positions, channels: int) -> jax.Array:
+  frequencies = THETA ** (-jnp.arange(channels) / channels)
+  return positions.astype(jnp.float32)[:, None] * frequencies

@@ -1,0 +1,37 @@
+"""The embedded world: maps, a deterministic engine, records, batches.
+
+The shape legend of this folder (arrays are channels last, as everywhere):
+
+  T frames of an episode      B batch      F frames of a clip
+  H, W height and width in pixels          S sectors, L segments of a level
+
+Units: map units (a Doom player is 56 high, his eyes at 41, a running step about
+16 per tic), degrees (yaw grows to the left, 0 is east), tics (1/35 s). A frame
+is `tics_per_frame` tics.
+
+An *episode* is a dict, the schema of every record, whatever it came from:
+
+  rgb      uint8   [T, H, W, 3]
+  actions  float32 [T, 3]   forward, strafe (left is positive), turn (likewise);
+                            actions[t] led from frame t-1 to t, actions[0] = 0
+  pose     float64 [T, 4]   x, y, z of the eye and yaw; NaN for users' videos
+  shot_id  int32   [T]      grows by one at every cut
+  caption  str
+  recipe   str              JSON of `episodes.Recipe`, '' for users' videos
+
+Files, bottom up: `wad` reads levels, `generator` makes them, `maps` names them,
+`splits` divides them, `occupancy` and `navigator` walk in them, `engine` shows
+them, `episodes` films them, `records` stores films, `pipeline` makes batches of
+them, `video_files` brings in a user's own.
+
+Only numpy is imported at the top of these files. ViZDoom, PyAV, tfds and grain
+are imported where they are used, so that an accelerator image that lacks one of
+them can use the rest; see `missing`.
+"""
+
+from worldsim_jax.errors import UserError
+
+
+def missing(package: str, use: str) -> UserError:
+  """The error for an optional dependency that is not installed."""
+  return UserError(f'{use} needs {package}: pip install {package}')

@@ -1,0 +1,222 @@
+"""The game engine, headless: a command in physical units, then a frame and pose.
+
+Calibration, measured with ViZDoom 1.3.2 on a flat map (engine_test.py repeats
+it). Each tic the player's velocity is multiplied by 0.90625 (Doom's friction),
+and the command of a MOVE_*_DELTA button adds 1/32 unit per count to it, so
+
+  steady displacement per tic = (1/32) / (1 - 0.90625) = 1/3 unit per count   (1)
+
+(measured 0.3332), the same for strafing; counts are whole numbers, at most 50,
+the running speed. TURN_LEFT_RIGHT_DELTA turns at once, in steps of 360 / 65536
+degrees. The engine's positive strafe and turn are to the right, ours to the left.
+
+A frame's command is spread evenly over its tics in whole counts; what rounding
+leaves over is carried to the next frames, so that long sums are exact.
+"""
+
+import contextlib
+import os
+import tempfile
+
+import numpy as np
+
+from worldsim_jax.data import area
+from worldsim_jax.data import maps
+from worldsim_jax.data import missing
+from worldsim_jax.errors import UserError
+
+MAX_COUNT_PER_TIC = 50
+# Engine counts per unit of (forward, strafe, turn): eq. (1), and 16-bit angles.
+COUNTS_PER_UNIT = np.array([3., -3., -65536 / 360])
+# A new player does not react for 7 tics; measured, with some margin.
+WAKE_TICS = 10
+# After a warp the eye is at the wrong height for a tic or two.
+SETTLE_TICS = 4
+EYE_HEIGHT = 41.
+
+
+class Engine:
+  """One running game on one map. Deterministic: no clock, no global state.
+
+  >>> with Engine('gen:7') as engine:
+  ...   rgb, pose = engine.reset(seed=0)
+  ...   rgb, pose = engine.step((24., 0., 5.))
+  """
+
+  def __init__(self, map_name: str, *, height: int = 48, width: int = 64,
+               render_height: int = 120, render_width: int = 160,
+               tics_per_frame: int = 4, monsters: bool = False):
+    """Starts the engine (0.2 s).
+
+    Args:
+      map_name: 'E1M1', 'MAP07' or 'gen:<seed>'.
+      height: of the frames returned, area-averaged from what is rendered.
+      width: likewise.
+      render_height: of the engine's own picture.
+      render_width: likewise; only some pairs exist.
+      tics_per_frame: 1/35 s each.
+      monsters: whether they live. They move, and die, and shoot.
+    """
+    self.map = maps.load(map_name)
+    self.shape = (height, width)
+    self.render_shape = (render_height, render_width)
+    self.tics_per_frame = tics_per_frame
+    self.monsters = monsters
+    self.cuts = 0  # times that the game ended since `reset`
+    self._folder = tempfile.TemporaryDirectory(prefix='worldsim_engine_')
+    try:
+      self._game = self._open()
+    except BaseException:
+      self._folder.cleanup()
+      raise
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_exception):
+    self.close()
+
+  def close(self):
+    self._game.close()
+    self._folder.cleanup()
+
+  def reset(self, seed: int = 0, start=None):
+    """Begins anew at start = (x, y, yaw), or where the map says.
+
+    Returns:
+      rgb uint8 [H, W, 3] and pose float64 [4]: x, y, z of the eye in map units,
+      yaw in degrees in [0, 360).
+    """
+    self._seed, self._start = seed, start
+    self.cuts = 0
+    self._begin()
+    return self._observe()
+
+  def step(self, action):
+    """Commands one frame: float [3], see `actions`. Returns as `reset`.
+
+    If the game ends (an exit, a death), it begins anew and `cuts` grows: the
+    frame returned is then the first of another shot.
+    """
+    counts, self._carry = spread_over_tics(
+        action, self._carry, self.tics_per_frame)
+    for k, tic in enumerate(counts):
+      self._game.set_action(_buttons(tic))
+      self._game.advance_action(1, k == len(counts) - 1)
+      if self._game.is_episode_finished():
+        self.cuts += 1
+        self._begin()
+        break
+    return self._observe()
+
+  def _begin(self):
+    self._carry = np.zeros(3)
+    self._game.set_seed(self._seed)
+    self._game.new_episode()
+    self._game.make_action([0, 0, 0], WAKE_TICS)
+    self._game.send_game_command('god')
+    if self._start is not None:
+      self._warp(*self._start)
+
+  def _warp(self, x, y, yaw):
+    self._game.send_game_command(f'warp {x:.3f} {y:.3f}')
+    self._game.make_action([0, 0, 0], 1)
+    turn = (yaw - self._variables()[3] + 180) % 360 - 180
+    counts, _ = spread_over_tics((0, 0, turn), np.zeros(3), 1)
+    self._game.make_action(_buttons(counts[0]), 1)
+    self._game.make_action([0, 0, 0], SETTLE_TICS)
+    at_x, at_y, eye, _, feet = self._variables()
+    if np.hypot(at_x - x, at_y - y) > 1 or eye - feet < EYE_HEIGHT - 1:
+      raise UserError(f'{self.map.name}: nobody can stand at x={x:.1f}, '
+                      f'y={y:.1f} (start)')
+
+  def _variables(self):
+    return self._game.get_state().game_variables
+
+  def _observe(self):
+    state = self._game.get_state()
+    rgb = area.resize(state.screen_buffer, *self.shape)
+    pose = np.array(state.game_variables[:4], np.float64)
+    pose[3] %= 360
+    # The engine reuses its buffer; resize copies unless the sizes agree.
+    return (rgb.copy() if rgb is state.screen_buffer else rgb), pose
+
+  def _open(self):
+    try:
+      import vizdoom
+    except ImportError as e:
+      raise missing('vizdoom', 'the embedded world') from e
+    game = vizdoom.DoomGame()
+    game.set_doom_game_path(self.map.iwad)
+    game.set_doom_map(self.map.engine_name)
+    game.set_doom_config_path(os.path.join(self._folder.name, 'engine.ini'))
+    if self.map.pwad is not None:
+      path = os.path.join(self._folder.name, 'map.wad')
+      with open(path, 'wb') as f:
+        f.write(self.map.pwad)
+      game.set_doom_scenario_path(path)
+    _configure(game, vizdoom, self.render_shape)
+    # Cheats allow warp and god; the view's bobbing depends on a clock that no
+    # action shows.
+    game.add_game_args('+sv_cheats 1 +set movebob 0 +set stillbob 0')
+    if not self.monsters:
+      game.add_game_args('-nomonsters')
+    try:
+      game.init()
+    except vizdoom.ViZDoomErrorException as e:
+      raise UserError(f'{self.map.name}: the engine did not start ({e})') from e
+    # The engine leaves an empty folder where it is started.
+    with contextlib.suppress(OSError):
+      os.rmdir('_vizdoom')
+    return game
+
+
+def spread_over_tics(action, carry, tics: int):
+  """Whole engine counts int64 [tics, 3] of a command, and the new carry [3].
+
+  Raises:
+    UserError: if the command is faster than the engine's player can run.
+  """
+  counts = np.asarray(action, np.float64) * COUNTS_PER_UNIT
+  if not np.isfinite(counts).all():
+    raise UserError(f'action {action} is not finite')
+  limit = MAX_COUNT_PER_TIC * tics
+  if np.abs(counts[:2]).max() > limit:
+    raise UserError(
+        f'action {np.asarray(action)}: a player runs at most {limit / 3:.1f} '
+        f'map units per frame of {tics} tics')
+  due = carry + counts * (np.arange(tics + 1)[:, None] / tics)
+  due[0] = 0  # What was carried is not yet given.
+  given = np.rint(due)
+  return np.diff(given, axis=0).astype(np.int64), due[-1] - given[-1]
+
+
+def _buttons(counts):
+  """Button values of whole counts; the engine floors angles, so aim halfway."""
+  forward, strafe, turn = (int(c) for c in counts)
+  return [forward, strafe, (turn + .5) * 360 / 65536 if turn else 0]
+
+
+def _configure(game, vizdoom, render_shape):
+  name = f'RES_{render_shape[1]}X{render_shape[0]}'
+  resolution = getattr(vizdoom.ScreenResolution, name, None)
+  if resolution is None:
+    known = ', '.join(sorted(
+        r[4:].lower() for r in dir(vizdoom.ScreenResolution)
+        if r.startswith('RES_')))
+    raise UserError(f'the engine cannot render {name[4:].lower()} '
+                    f'(width x height); it can: {known}')
+  game.set_screen_resolution(resolution)
+  game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+  game.set_window_visible(False)
+  game.set_episode_timeout(0)
+  for hide in ('hud', 'weapon', 'crosshair', 'messages', 'screen_flashes',
+               'decals', 'particles', 'corpses'):
+    getattr(game, f'set_render_{hide}')(False)
+  button, variable = vizdoom.Button, vizdoom.GameVariable
+  game.set_available_buttons([button.MOVE_FORWARD_BACKWARD_DELTA,
+                              button.MOVE_LEFT_RIGHT_DELTA,
+                              button.TURN_LEFT_RIGHT_DELTA])
+  game.set_available_game_variables([
+      variable.CAMERA_POSITION_X, variable.CAMERA_POSITION_Y,
+      variable.CAMERA_POSITION_Z, variable.CAMERA_ANGLE, variable.POSITION_Z])

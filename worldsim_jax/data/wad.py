@@ -1,0 +1,155 @@
+"""Doom's WAD files: levels as numpy arrays, and a writer of patch WADs.
+
+A WAD is a header, data, and a directory of named lumps. A level is a marker lump
+('MAP01', 'E1M1') followed by its tables in a fixed binary layout; we read five.
+Each line of a level has a front side (right of the direction from its first to
+its second vertex) and maybe a back side, and each side faces one sector, a patch
+of ground with a floor and a ceiling height. That is all of a level's geometry.
+"""
+
+import dataclasses
+import os
+import re
+import struct
+
+import numpy as np
+
+from worldsim_jax.errors import UserError
+
+MAP_NAME = re.compile(r'MAP\d\d|E\dM\d')
+NO_SIDE = 0xFFFF
+IMPASSABLE = 1  # linedef flag
+PLAYER_START = 1  # thing type
+
+# Linedef actions that end the level or teleport whoever walks over the line.
+WALK_OVER_HAZARDS = (39, 52, 97, 124, 125, 126, 174, 195, 207, 208, 209, 210,
+                     243, 244, 262, 263)
+
+# Thing types that stand in the way: radius in map units.
+SOLID_RADIUS = {
+    2035: 10, 54: 32, **dict.fromkeys(
+        (25, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 37, 41, 42, 43, 44, 45, 46,
+         47, 48, 55, 56, 57, 70, 85, 86, 2028), 16)}
+
+LINEDEF = np.dtype([('start', '<u2'), ('end', '<u2'), ('flags', '<u2'),
+                    ('special', '<u2'), ('tag', '<u2'), ('front', '<u2'),
+                    ('back', '<u2')])
+SIDEDEF = np.dtype([('x', '<i2'), ('y', '<i2'), ('upper', 'S8'),
+                    ('lower', 'S8'), ('middle', 'S8'), ('sector', '<u2')])
+SECTOR = np.dtype([('floor', '<i2'), ('ceiling', '<i2'), ('floor_flat', 'S8'),
+                   ('ceiling_flat', 'S8'), ('light', '<i2'),
+                   ('special', '<i2'), ('tag', '<i2')])
+THING = np.dtype([('x', '<i2'), ('y', '<i2'), ('angle', '<i2'),
+                  ('type', '<u2'), ('flags', '<u2')])
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+  """Geometry of a level; L segments, S sectors, K obstacles; map units."""
+  segments: np.ndarray    # float64 [L, 4]: x1, y1, x2, y2
+  front: np.ndarray       # int64 [L]: sector right of the segment
+  back: np.ndarray        # int64 [L]: sector left of it, -1 for a solid wall
+  impassable: np.ndarray  # bool [L]: players cannot cross, whatever the heights
+  hazard: np.ndarray      # bool [L]: crossing ends the level or teleports
+  floor: np.ndarray       # float64 [S]
+  ceiling: np.ndarray     # float64 [S]
+  sky: np.ndarray         # bool [S]: the ceiling is sky
+  obstacles: np.ndarray   # float64 [K, 3]: x, y, radius
+  start: tuple[float, float, float]  # x, y, yaw in degrees
+
+
+def read_directory(path: str) -> list[tuple[str, int, int]]:
+  """Name, offset and size in bytes of every lump."""
+  try:
+    with open(path, 'rb') as f:
+      magic, count, offset = struct.unpack('<4sii', f.read(12))
+      f.seek(offset)
+      table = f.read(16 * count)
+  except (OSError, struct.error) as e:
+    raise UserError(f'{path}: cannot read this WAD file ({e})') from e
+  if magic not in (b'IWAD', b'PWAD') or len(table) < 16 * count:
+    raise UserError(f'{path}: not a WAD file, or truncated')
+  return [(name.split(b'\0')[0].decode('latin1').upper(), start, size)
+          for start, size, name in struct.iter_unpack('<ii8s', table)]
+
+
+def map_names(path: str) -> tuple[str, ...]:
+  """The levels of a WAD file, in its order."""
+  return tuple(name for name, _, _ in read_directory(path)
+               if MAP_NAME.fullmatch(name))
+
+
+def load_level(path: str, map_name: str) -> Level:
+  """Reads one level, say 'MAP01'.
+
+  Raises:
+    UserError: if the file has no such level, or keeps it in another format.
+  """
+  lumps = _level_lumps(path, map_name.upper())
+  if 'BEHAVIOR' in lumps or 'TEXTMAP' in lumps:
+    raise UserError(f'{path}: {map_name} is not in the binary Doom format')
+  vertices = np.frombuffer(lumps['VERTEXES'], '<i2').reshape(-1, 2)
+  lines = np.frombuffer(lumps['LINEDEFS'], LINEDEF)
+  sides = np.frombuffer(lumps['SIDEDEFS'], SIDEDEF)
+  sectors = np.frombuffer(lumps['SECTORS'], SECTOR)
+  things = np.frombuffer(lumps['THINGS'], THING)
+  return Level(
+      segments=np.concatenate(
+          [vertices[lines['start']], vertices[lines['end']]], 1).astype(float),
+      front=_facing_sector(lines['front'], sides),
+      back=_facing_sector(lines['back'], sides),
+      impassable=(lines['flags'] & IMPASSABLE) > 0,
+      hazard=np.isin(lines['special'], WALK_OVER_HAZARDS),
+      floor=sectors['floor'].astype(float),
+      ceiling=sectors['ceiling'].astype(float),
+      sky=np.char.startswith(sectors['ceiling_flat'], b'F_SKY'),
+      obstacles=_obstacles(things),
+      start=_player_start(things, path, map_name))
+
+
+def pwad(lumps: list[tuple[str, bytes]]) -> bytes:
+  """The bytes of a patch WAD with these lumps."""
+  data = b''.join(content for _, content in lumps)
+  directory, offset = b'', 12
+  for name, content in lumps:
+    directory += struct.pack('<ii8s', offset, len(content), name.encode())
+    offset += len(content)
+  return struct.pack('<4sii', b'PWAD', len(lumps), offset) + data + directory
+
+
+def _level_lumps(path, map_name):
+  directory = read_directory(path)
+  names = [name for name, _, _ in directory]
+  if map_name not in names:
+    known = ', '.join(n for n in names if MAP_NAME.fullmatch(n))
+    raise UserError(f'{os.path.basename(path)} has no map {map_name!r}; '
+                    f'it has: {known or "none"}')
+  first = names.index(map_name) + 1
+  lumps = {}
+  with open(path, 'rb') as f:
+    for name, offset, size in directory[first:first + 11]:
+      if MAP_NAME.fullmatch(name):
+        break
+      f.seek(offset)
+      lumps[name] = f.read(size)
+  return lumps
+
+
+def _facing_sector(side, sides):
+  """The sector that each line's side faces, -1 where it has no such side."""
+  sector = sides['sector'][np.minimum(side, len(sides) - 1)].astype(np.int64)
+  return np.where(side == NO_SIDE, -1, sector)
+
+
+def _obstacles(things):
+  solid = [(t['x'], t['y'], SOLID_RADIUS[int(t['type'])]) for t in things
+           if int(t['type']) in SOLID_RADIUS]
+  return np.array(solid, float).reshape(-1, 3)
+
+
+def _player_start(things, path, map_name):
+  starts = things[things['type'] == PLAYER_START]
+  if not len(starts):
+    raise UserError(f'{path}: {map_name} has no player start')
+  # With several, the engine uses the last.
+  return tuple(float(starts[-1][k]) for k in ('x', 'y', 'angle'))

@@ -1,0 +1,1 @@
+"""Rectified flow: the noise convention, guidance, samplers."""

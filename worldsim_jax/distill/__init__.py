@@ -1,0 +1,1 @@
+"""Divergences between what a student makes and what the teacher knows."""

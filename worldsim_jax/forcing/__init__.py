@@ -1,0 +1,1 @@
+"""Paradigms: what a model sees of the past while it trains, and the rollout."""

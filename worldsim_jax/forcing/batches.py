@@ -1,0 +1,45 @@
+"""From a batch of records to what the losses need.
+
+A batch is a dict: `latents` [B, F, H, W, C], and optionally `actions` [B, F, A]
+and `text` [B, L, C_text]. The first frames of a clip are its context: given, never
+generated, never in a loss.
+"""
+
+import jax.numpy as jnp
+
+from worldsim_jax.models.conditioning import Conditioning
+
+
+def conditioning(batch) -> Conditioning:
+  """The streams of a batch, without images, which depend on the paradigm."""
+  return Conditioning(text=batch.get('text'), actions=batch.get('actions'))
+
+
+def image_before_chunks(latents_BFHWC, chunk: int):
+  """For each frame the latest clean frame before its chunk, and its mask.
+
+  Returns:
+    [B, F, H, W, C] and [B, F]; zeros for the first chunk, which has no past.
+  """
+  frames = jnp.arange(latents_BFHWC.shape[1])
+  return _gather(latents_BFHWC, frames // chunk * chunk - 1)
+
+
+def image_before_future(latents_BFHWC, context_frames):
+  """The same for a clip whose frames after the context are made at once.
+
+  Args:
+    latents_BFHWC: a clip.
+    context_frames: int or traced scalar, 1 ≤ c < F. Frames from c on continue
+      from frame c - 1; a context frame continues from the one before it.
+  """
+  frames = jnp.arange(latents_BFHWC.shape[1])
+  return _gather(latents_BFHWC, jnp.minimum(frames, context_frames) - 1)
+
+
+def _gather(latents_BFHWC, index_F):
+  known_F = (index_F >= 0).astype(latents_BFHWC.dtype)
+  image = latents_BFHWC[:, jnp.maximum(index_F, 0)]
+  image *= known_F[:, None, None, None]
+  mask = jnp.broadcast_to(known_F, latents_BFHWC.shape[:2])
+  return image, mask

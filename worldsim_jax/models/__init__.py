@@ -1,0 +1,1 @@
+"""Networks: the transformer, the tiny video VAE, text encoders."""

@@ -1,0 +1,143 @@
+"""One layer of the transformer: self-attention, cross-attention, feed-forward.
+
+Parameter names follow the original Wan checkpoints (`self_attn.norm_q`, `ffn.0`
+as ffn_0, `norm3`, `modulation`, ...), so that weights map by name.
+"""
+
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from worldsim_jax.attention import rope
+from worldsim_jax.attention.attend import attend
+from worldsim_jax.attention.kv_cache import KeyValues
+
+EPSILON = 1e-6
+_xavier = nn.initializers.xavier_uniform()
+
+
+class LayerInputs(NamedTuple):
+  """What every layer reads besides its tokens and its part of the cache.
+
+  Attributes:
+    modulation: [B, F, 6, C] float32: shift, scale, gate of attention and FFN.
+    text: [B, L, C], or None.
+    angles: RoPE angles of the call's own frames, [F, N, D/2].
+    cache_angles: RoPE angles of the cached frames, [S, N, D/2], or None.
+    mask: bool [F, G] over cached and own frames, or None.
+  """
+  modulation: jax.Array
+  text: jax.Array | None
+  angles: jax.Array
+  cache_angles: jax.Array | None
+  mask: jax.Array | None
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) · weight over the last axis, computed in float32."""
+
+  @nn.compact
+  def __call__(self, x):
+    weight = self.param('weight', nn.initializers.ones, (x.shape[-1],))
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + EPSILON)
+    return ((x32 * scale).astype(x.dtype) * weight).astype(x.dtype)
+
+
+class SelfAttention(nn.Module):
+  """Attention over the call's own frames and, if given, cached ones."""
+  num_heads: int
+  dtype: Any
+  implementation: str
+
+  @nn.compact
+  def __call__(self, x_BFNC, inputs: LayerInputs, cached: KeyValues | None):
+    batch, frames, tokens, dim = x_BFNC.shape
+    dense = _dense(dim, self.dtype)
+    heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
+    q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
+    k = heads(RMSNorm(name='norm_k')(dense('k')(x_BFNC)))
+    v = heads(dense('v')(x_BFNC))
+    q_roped = rope.rotate(q, inputs.angles)
+    keys, values = rope.rotate(k, inputs.angles), v
+    if cached is not None:
+      past = rope.rotate(cached.k, inputs.cache_angles).astype(keys.dtype)
+      keys = jnp.concatenate([past, keys], axis=1)
+      values = jnp.concatenate([cached.v.astype(v.dtype), v], axis=1)
+    flat = lambda x: x.reshape(batch, -1, *x.shape[3:])
+    out = attend(flat(q_roped), flat(keys), flat(values), inputs.mask,
+                 self.implementation)
+    return dense('o')(out.reshape(batch, frames, tokens, dim)), KeyValues(k, v)
+
+
+class CrossAttention(nn.Module):
+  """Attention to the text tokens, padding included, without gate."""
+  num_heads: int
+  dtype: Any
+  implementation: str
+
+  @nn.compact
+  def __call__(self, x_BFNC, text_BLC):
+    batch, frames, tokens, dim = x_BFNC.shape
+    dense = _dense(dim, self.dtype)
+    heads = lambda x: x.reshape(batch, -1, self.num_heads, dim // self.num_heads)
+    q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
+    k = heads(RMSNorm(name='norm_k')(dense('k')(text_BLC)))
+    v = heads(dense('v')(text_BLC))
+    out = attend(q, k, v, None, self.implementation)
+    return dense('o')(out.reshape(batch, frames, tokens, dim))
+
+
+class Block(nn.Module):
+  """A transformer layer; scanned over, so it maps carry to (carry, output)."""
+  ffn_dim: int
+  num_heads: int
+  dtype: Any
+  implementation: str
+  return_kv: bool
+
+  @nn.compact
+  def __call__(self, x_BFNC, cached: KeyValues | None, inputs: LayerInputs):
+    dim = x_BFNC.shape[-1]
+    table = self.param(
+        'modulation', nn.initializers.normal(dim**-0.5), (6, dim))
+    shift1, scale1, gate1, shift2, scale2, gate2 = modulation_vectors(
+        table, inputs.modulation)
+    attention = dict(num_heads=self.num_heads, dtype=self.dtype,
+                     implementation=self.implementation)
+
+    hidden = modulate(layer_norm()(x_BFNC), shift1, scale1)
+    update, kv = SelfAttention(**attention, name='self_attn')(
+        hidden, inputs, cached)
+    x_BFNC += (gate1 * update).astype(x_BFNC.dtype)
+    if inputs.text is not None:
+      hidden = layer_norm(affine=True, name='norm3')(x_BFNC)
+      x_BFNC += CrossAttention(**attention, name='cross_attn')(
+          hidden, inputs.text)
+    hidden = modulate(layer_norm()(x_BFNC), shift2, scale2)
+    hidden = _dense(self.ffn_dim, self.dtype)('ffn_0')(hidden)
+    update = _dense(dim, self.dtype)('ffn_2')(nn.gelu(hidden, approximate=True))
+    x_BFNC += (gate2 * update).astype(x_BFNC.dtype)
+    return x_BFNC, kv if self.return_kv else None
+
+
+def modulation_vectors(table_KC, e_BFKC):
+  """K vectors [B, F, 1, C], ready to broadcast over a frame's tokens."""
+  e = table_KC.astype(jnp.float32) + e_BFKC
+  return [e[:, :, i, None] for i in range(table_KC.shape[0])]
+
+
+def modulate(x_BFNC, shift_BF1C, scale_BF1C):
+  return (x_BFNC * (1 + scale_BF1C) + shift_BF1C).astype(x_BFNC.dtype)
+
+
+def layer_norm(affine: bool = False, name: str | None = None):
+  return nn.LayerNorm(
+      epsilon=EPSILON, use_bias=affine, use_scale=affine, name=name)
+
+
+def _dense(features, dtype):
+  return lambda name: nn.Dense(
+      features, dtype=dtype, kernel_init=_xavier, name=name)

@@ -1,0 +1,86 @@
+"""What a world model is told besides the noisy latents.
+
+Every stream is optional. A stream that the model has but the caller leaves out, or
+masks, is 'unknown', which is not the same as zero: standing still is an action.
+That is also what guidance dropout does, so the unconditional prediction is simply
+the prediction with the stream masked.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Conditioning:
+  """The conditioning streams of a batch.
+
+  Attributes:
+    text: token embeddings [B, L, C_text]. Zero padding is attended to (as in Wan,
+      whose weights expect it).
+    actions: [B, F, A], normalised; the action that led to each latent frame (of
+      all its pixel frames, side by side).
+    actions_mask: [B, F], 1 where actions are known.
+    image: clean latents [B, F, H, W, C] that each frame should continue from: for
+      a generated frame, the latest frame before its chunk.
+    image_mask: [B, F], 1 where such a frame exists.
+  """
+  text: jax.Array | None = None
+  actions: jax.Array | None = None
+  actions_mask: jax.Array | None = None
+  image: jax.Array | None = None
+  image_mask: jax.Array | None = None
+
+  def with_masks(self) -> 'Conditioning':
+    """Makes the masks explicit: streams that are given are known."""
+    return self.replace(
+        actions_mask=_known(self.actions, self.actions_mask),
+        image_mask=_known(self.image, self.image_mask))
+
+  def frames(self, start, size: int) -> 'Conditioning':
+    """The conditioning of frames start .. start+size-1 (start may be traced)."""
+    def cut(x):
+      return x if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, 1)
+
+    return self.replace(
+        actions=cut(self.actions), actions_mask=cut(self.actions_mask),
+        image=cut(self.image), image_mask=cut(self.image_mask))
+
+  def repeat_frames(self, times: int) -> 'Conditioning':
+    """The same frames several times in one sequence ([clean; noisy])."""
+    def tile(x):
+      return x if x is None else jnp.concatenate([x] * times, axis=1)
+
+    return self.replace(
+        actions=tile(self.actions), actions_mask=tile(self.actions_mask),
+        image=tile(self.image), image_mask=tile(self.image_mask))
+
+  def with_image(self, image_BFHWC, image_mask_BF) -> 'Conditioning':
+    return self.replace(image=image_BFHWC, image_mask=image_mask_BF)
+
+  def unconditional(self) -> 'Conditioning':
+    """Text and actions unknown; the image stays (it is not guided)."""
+    full = self.with_masks()
+    return full.replace(
+        text=_zeros(full.text), actions_mask=_zeros(full.actions_mask))
+
+  def dropped(self, rng, probability: float) -> 'Conditioning':
+    """Guidance dropout: whole samples become unconditional."""
+    full, none = self.with_masks(), self.unconditional()
+
+    def pick(known, unknown):
+      drop = jax.random.bernoulli(rng, probability, (known.shape[0],))
+      return jnp.where(
+          drop.reshape(-1, *[1] * (known.ndim - 1)), unknown, known)
+
+    return jax.tree.map(pick, full, none)
+
+
+def _known(stream, mask):
+  if stream is None or mask is not None:
+    return mask
+  return jnp.ones(stream.shape[:2], stream.dtype)
+
+
+def _zeros(x):
+  return None if x is None else jnp.zeros_like(x)

@@ -1,0 +1,241 @@
+"""The Wan 2.1 diffusion transformer at any size.
+
+Teacher, student and critic are this one module; what differs is data: an
+`AttentionContext`, a `KVCache`, a `Conditioning`. With per-frame timesteps [B, F]
+each frame has its own modulation:
+
+  e   = MLP(sinusoid(t))              e0 = Dense(SiLU(e)), six vectors of size C
+  x  += g1 · SelfAttention(LN(x) (1 + s1) + b1)
+  x  += CrossAttention(LN_affine(x), text)                 (models with text)
+  x  += g2 · FFN(LN(x) (1 + s2) + b2)
+  v   = Dense(LN(x) (1 + s) + b)                           (head, from e)
+
+(Wan Team 2025, arXiv 2503.20314, Sec. 4.2; the numbers are from the released
+code.) Streams besides text are ours; each ends in a zero-initialised layer, so a
+pretrained model is unchanged until they are trained:
+
+  actions  MLP, added to e per frame
+  image    latents of the frame to continue from, patchified, added to the tokens
+
+`parameterization='residual'` reads the network's output u as a correction of that
+image, x0 = image + u, and returns the velocity that points there. A small model
+then starts from 'nothing moves' instead of having to learn to copy.
+"""
+
+import functools
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from worldsim_jax.attention import context as contexts
+from worldsim_jax.attention import kv_cache
+from worldsim_jax.attention import rope
+from worldsim_jax.diffusion import flow
+from worldsim_jax.models import blocks
+from worldsim_jax.models.conditioning import Conditioning
+
+# The residual form divides by σ; below this level it is held constant, since
+# the division would only amplify the network's error.
+RESIDUAL_MIN_SIGMA = 0.05
+REMAT_POLICIES = {
+    'none': None,
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class VideoTransformer(nn.Module):
+  """Velocity of noisy video latents.
+
+  Attributes:
+    dim: width C; a multiple of num_heads.
+    ffn_dim: hidden width of the feed-forward layers.
+    num_heads, num_layers: as named.
+    latent_channels: channels of the latents, in and out.
+    patch: (height, width) of a token in latent pixels; Wan's (1, 2, 2) is (2, 2).
+    freq_dim: size of the sinusoidal time embedding.
+    text_dim: channels of the text embeddings; 0 for a model without text.
+    action_dim: components of the actions of a latent frame; 0 without.
+    image: whether the model has the image stream.
+    parameterization: 'velocity' or 'residual' (needs the image stream).
+    dtype: of the matrix products and attention ('float32', 'bfloat16').
+    remat: a key of REMAT_POLICIES: what the backward pass keeps of a layer.
+    unroll: layers per iteration of the scan; more compiles longer, runs faster.
+    attention: implementation, see attention/attend.py.
+  """
+  dim: int
+  ffn_dim: int
+  num_heads: int
+  num_layers: int
+  latent_channels: int = 16
+  patch: tuple[int, int] = (2, 2)
+  freq_dim: int = 256
+  text_dim: int = 0
+  action_dim: int = 0
+  image: bool = False
+  parameterization: str = 'velocity'
+  dtype: str = 'float32'
+  remat: str = 'none'
+  unroll: int = 1
+  attention: str = 'auto'
+
+  @nn.compact
+  def __call__(self, x_BFHWC, timesteps_BF, conditioning=None, context=None,
+               cache=None):
+    """Predicts the velocity ε - x0 of every frame.
+
+    Args:
+      x_BFHWC: noisy latents; F counts the frames of this call only.
+      timesteps_BF: 1000 σ per frame, in [0, 1000]; 0 marks clean frames.
+      conditioning: a `Conditioning`, or None.
+      context: an `AttentionContext`; default: every frame of the call reads
+        every other, and with a cache, positions continue it.
+      cache: a `KVCache` of the frames before this call, or None.
+
+    Returns:
+      The velocity [B, F, H, W, C], float32. With a cache: (velocity, KeyValues of
+      this call's frames), for `cache.append`; the cache itself is not changed.
+    """
+    chex.assert_rank([x_BFHWC, timesteps_BF], [5, 2])
+    chex.assert_equal_shape_prefix([x_BFHWC, timesteps_BF], 2)
+    conditioning = (conditioning or Conditioning()).with_masks()
+    _, frames, height, width, _ = x_BFHWC.shape
+    grid = (height // self.patch[0], width // self.patch[1])
+    dtype = jnp.dtype(self.dtype)
+
+    tokens = self._dense(self.dim, 'patch_embedding')(
+        patchify(x_BFHWC, self.patch).astype(dtype))
+    tokens += self._image_tokens(conditioning)
+    e_BFC, modulation = self._time(timesteps_BF, conditioning)
+    angles, cache_angles, mask = self._positions(frames, grid, context, cache)
+    inputs = blocks.LayerInputs(
+        modulation, self._text(conditioning), angles, cache_angles, mask)
+    tokens, kv = self._layers(return_kv=cache is not None)(
+        tokens, None if cache is None else kv_cache.KeyValues(cache.k, cache.v),
+        inputs)
+    patches = self._head(tokens, e_BFC)
+    out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
+    velocity = self._velocity(out, x_BFHWC, timesteps_BF, conditioning)
+    return velocity if cache is None else (velocity, kv)
+
+  def _layers(self, return_kv: bool):
+    if self.remat not in REMAT_POLICIES:
+      raise ValueError(f'remat={self.remat!r} is not one of '
+                       f'{tuple(REMAT_POLICIES)} (config.model.remat).')
+    block = blocks.Block
+    if self.remat != 'none':
+      block = nn.remat(
+          block, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
+    return nn.scan(
+        block, variable_axes={'params': 0}, split_rngs={'params': True},
+        in_axes=(0, nn.broadcast), length=self.num_layers, unroll=self.unroll)(
+            ffn_dim=self.ffn_dim, num_heads=self.num_heads,
+            dtype=jnp.dtype(self.dtype), implementation=self.attention,
+            return_kv=return_kv, name='blocks')
+
+  def _time(self, timesteps_BF, conditioning):
+    """e [B, F, C] and the layers' modulation [B, F, 6, C], float32."""
+    init = nn.initializers.normal(0.02)
+    dense = functools.partial(nn.Dense, self.dim, kernel_init=init)
+    e = dense(name='time_embedding_0')(
+        sinusoid(timesteps_BF, self.freq_dim))
+    e = dense(name='time_embedding_2')(nn.silu(e))
+    e += self._action_embedding(conditioning)
+    modulation = nn.Dense(6 * self.dim, name='time_projection_1')(nn.silu(e))
+    return e, modulation.reshape(*e.shape[:2], 6, self.dim)
+
+  def _action_embedding(self, conditioning):
+    if not self.action_dim:
+      return 0.
+    known = conditioning.actions_mask[..., None]
+    chex.assert_axis_dimension(conditioning.actions, 2, self.action_dim)
+    actions = jnp.concatenate([conditioning.actions * known, known], axis=-1)
+    hidden = nn.silu(nn.Dense(self.dim, name='action_embedding_0')(actions))
+    return nn.Dense(self.dim, kernel_init=nn.initializers.zeros,
+                    name='action_embedding_2')(hidden)
+
+  def _image_tokens(self, conditioning):
+    if not self.image:
+      return 0.
+    mask_BF = conditioning.image_mask
+    image = jnp.where(mask_BF[:, :, None, None, None] > 0,
+                      conditioning.image, 0.)
+    known = jnp.broadcast_to(
+        mask_BF[:, :, None, None, None], (*image.shape[:-1], 1))
+    patches = patchify(jnp.concatenate([image, known], axis=-1), self.patch)
+    return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
+        patches.astype(self.dtype))
+
+  def _text(self, conditioning):
+    if not self.text_dim:
+      return None
+    init = nn.initializers.normal(0.02)
+    hidden = self._dense(self.dim, 'text_embedding_0', init)(conditioning.text)
+    return self._dense(self.dim, 'text_embedding_2', init)(
+        nn.gelu(hidden, approximate=True))
+
+  def _positions(self, frames, grid, context, cache):
+    """RoPE angles of own and cached frames, and the mask over both."""
+    head_dim = self.dim // self.num_heads
+    angles = lambda positions: rope.angles(positions, *grid, head_dim)
+    if cache is None:
+      context = context or contexts.bidirectional(frames)
+      return angles(context.positions), None, context.mask
+    own = jnp.ones((frames, frames), bool)
+    if context is not None and context.mask is not None:
+      own = context.mask
+    past = jnp.broadcast_to(cache.mask(), (frames, cache.num_slots))
+    return (angles(cache.next_positions(frames)),
+            angles(cache.slot_positions()),
+            jnp.concatenate([past, own], axis=1))
+
+  def _head(self, x_BFNC, e_BFC):
+    table = self.param('head_modulation',
+                       nn.initializers.normal(self.dim**-0.5), (2, self.dim))
+    shift, scale = blocks.modulation_vectors(table, e_BFC[:, :, None])
+    x = blocks.modulate(blocks.layer_norm()(x_BFNC), shift, scale)
+    features = self.patch[0] * self.patch[1] * self.latent_channels
+    return self._dense(features, 'head', nn.initializers.zeros)(x)
+
+  def _velocity(self, out_BFHWC, x_BFHWC, timesteps_BF, conditioning):
+    if self.parameterization == 'velocity':
+      return out_BFHWC
+    known = conditioning.image_mask[:, :, None, None, None] > 0
+    image = jnp.where(known, conditioning.image, 0.)
+    return flow.velocity_from_x0(
+        x_BFHWC, image + out_BFHWC, timesteps_BF / flow.NUM_TIMESTEPS,
+        RESIDUAL_MIN_SIGMA)
+
+  def _dense(self, features, name, kernel_init=nn.initializers.xavier_uniform()):
+    return nn.Dense(features, dtype=jnp.dtype(self.dtype),
+                    kernel_init=kernel_init, name=name)
+
+
+def sinusoid(timesteps_BF, size: int):
+  """[cos(t f_i), sin(t f_i)], f_i = 10000^(-2i / size); [B, F, size]."""
+  half = size // 2
+  frequencies = 10_000. ** (-jnp.arange(half) / half)
+  angle = timesteps_BF[..., None].astype(jnp.float32) * frequencies
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def patchify(x_BFHWC, patch):
+  """[B, F, H, W, C] -> [B, F, N, p q C], tokens row by row."""
+  b, f, h, w, c = x_BFHWC.shape
+  p, q = patch
+  if h % p or w % q:
+    raise ValueError(f'patch={patch} must divide the latent size {(h, w)} '
+                     '(config.model.patch).')
+  x = x_BFHWC.reshape(b, f, h // p, p, w // q, q, c)
+  x = x.transpose(0, 1, 2, 4, 3, 5, 6)
+  return x.reshape(b, f, (h // p) * (w // q), p * q * c)
+
+
+def unpatchify(x_BFNC, grid, patch):
+  """The inverse of `patchify`."""
+  b, f = x_BFNC.shape[:2]
+  (h, w), (p, q) = grid, patch
+  x = x_BFNC.reshape(b, f, h, w, p, q, -1).transpose(0, 1, 2, 4, 3, 5, 6)
+  return x.reshape(b, f, h * p, w * q, -1)

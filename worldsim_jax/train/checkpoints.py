@@ -1,0 +1,123 @@
+"""Checkpoints of one stage: Orbax, saved asynchronously, resumed exactly.
+
+A checkpoint holds the `TrainState` (parameters, optimisers, averages, step), the
+state of the data iterator and the configuration that made it. Orbax writes into a
+temporary directory and renames it when everything is on disk, so a process that
+dies while saving leaves the previous checkpoint as the latest one.
+"""
+
+import contextlib
+import json
+from typing import Any, Iterator
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from worldsim_jax.errors import UserError
+
+
+class Checkpoints:
+  """The checkpoints of one stage of a workdir.
+
+  Args:
+    directory: local or gs:// path; made on the first save.
+    config: a flat dict of what a run that resumes must have in common.
+    max_to_keep: older checkpoints are deleted.
+    announce: called with one line when something is worth saying.
+  """
+
+  def __init__(self, directory, config: dict[str, Any], *, max_to_keep: int = 2,
+               announce=print):
+    self._directory = epath.Path(directory)
+    self._config = json.loads(json.dumps(config))
+    self._announce = announce
+    self._manager = ocp.CheckpointManager(
+        self._directory, options=ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, cleanup_tmp_directories=True, create=True))
+
+  def latest_step(self) -> int | None:
+    """Finished steps of the newest checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state, iterator_state: dict[str, Any]):
+    """Starts saving; returns when the state may be donated again.
+
+    Raises:
+      UserError: if this or the previous save could not be written.
+    """
+    with self._named_errors():
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          data=ocp.args.JsonSave(iterator_state),
+          config=ocp.args.JsonSave(self._config)), force=True)
+
+  def restore(self, like) -> tuple[Any, dict[str, Any]] | None:
+    """The newest readable checkpoint, or None if there is none.
+
+    Args:
+      like: a state of the right shapes (arrays or ShapeDtypeStructs).
+
+    Returns:
+      (state, data iterator state). A checkpoint that cannot be read is skipped
+      for the one before it, and said.
+
+    Raises:
+      UserError: if it belongs to another configuration, or none is readable.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        saved = self._manager.restore(step, args=ocp.args.Composite(
+            config=ocp.args.JsonRestore()))['config']
+        check_same_config(saved, self._config, self._directory)
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.eval_shape(lambda: like)),
+            data=ocp.args.JsonRestore()))
+        return restored['state'], restored['data']
+      except UserError:
+        raise
+      except Exception as error:  # Orbax raises many types for a broken file.
+        self._announce(f'checkpoint {self._directory}/{step} is unreadable '
+                       f'({_first_line(error)}); trying the one before it')
+    if steps:
+      raise UserError(f'no checkpoint in {self._directory} is readable: remove '
+                      'the directory to train this stage again.')
+    return None
+
+  def wait(self):
+    """Blocks until the last save is on disk."""
+    with self._named_errors():
+      self._manager.wait_until_finished()
+
+  def close(self):
+    with self._named_errors():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _named_errors(self) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      last = self._manager.latest_step()
+      kept = ('there is no earlier checkpoint' if last is None
+              else f'the last good checkpoint is step {last}')
+      raise UserError(f'could not save to {self._directory}: '
+                      f'{_first_line(error)}; {kept}.') from error
+
+
+def check_same_config(saved: dict[str, Any], current: dict[str, Any], where):
+  """Raises UserError naming the first keys in which two flat configs differ."""
+  different = [key for key in sorted(saved | current)
+               if saved.get(key) != current.get(key)]
+  if different:
+    changes = ', '.join(
+        f'config.{key}={saved.get(key)!r} there and {current.get(key)!r} now'
+        for key in different[:3])
+    more = f' and {len(different) - 3} more' if len(different) > 3 else ''
+    raise UserError(f'{where} was made with another configuration: {changes}'
+                    f'{more}. Use another --workdir, or that configuration.')
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,36 @@
+"""Optimisers from config: AdamW, clipped, with warm-up and decay."""
+
+import optax
+
+SCHEDULES = ('constant', 'cosine')
+
+
+def make(config, num_updates: int) -> optax.GradientTransformation:
+  """AdamW as configured.
+
+  Args:
+    config: learning_rate, warmup_steps, schedule ('constant' or 'cosine' to 0),
+      b1, b2, weight_decay, clip_norm (global gradient norm).
+    num_updates: how often the network will be updated.
+
+  Raises:
+    ValueError: for an unknown schedule or a warm-up longer than the training.
+  """
+  if config.schedule not in SCHEDULES:
+    raise ValueError(f'schedule={config.schedule!r} is not one of {SCHEDULES} '
+                     '(config.*.optimizer.schedule).')
+  if config.warmup_steps > num_updates:
+    raise ValueError(
+        f'warmup_steps={config.warmup_steps} is longer than the {num_updates} '
+        'updates of its stage (config.*.optimizer.warmup_steps).')
+  peak = config.learning_rate
+  remaining = max(num_updates - config.warmup_steps, 1)
+  after = (optax.constant_schedule(peak) if config.schedule == 'constant'
+           else optax.cosine_decay_schedule(peak, remaining))
+  schedule = optax.join_schedules(
+      [optax.linear_schedule(peak / 10, peak, max(config.warmup_steps, 1)),
+       after], [config.warmup_steps])
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.adamw(schedule, config.b1, config.b2,
+                  weight_decay=config.weight_decay))

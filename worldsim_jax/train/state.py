@@ -1,0 +1,142 @@
+"""The state of a run and the step that advances it, for every algorithm.
+
+A stage trains one or more networks, each with its own optimiser, loss and pace:
+one `Update` per network. Losses have one signature,
+
+  loss(params, batch, rng) -> (loss, metrics)
+
+where `params` is a dict of all networks by name, frozen ones included; the
+gradient is taken with respect to the update's own entry. DMD's critic is simply a
+second update.
+
+Randomness is a function of (seed, step, network), never carried, so that a
+resumed run draws what an uninterrupted one would have drawn.
+"""
+
+import dataclasses
+from typing import Any, Callable
+import zlib
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+  """One network's share of a training step.
+
+  Attributes:
+    network: its name in `params`.
+    loss: (params, batch, rng) -> (loss, metrics).
+    optimizer: an optax transformation.
+    every: the network is updated in steps that are multiples of this.
+    ema: decay of the averaged parameters per update, or None for no average.
+    ema_start: updates before it copy the parameters instead.
+  """
+  network: str
+  loss: Callable[..., Any]
+  optimizer: optax.GradientTransformation
+  every: int = 1
+  ema: float | None = None
+  ema_start: int = 0
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a checkpoint holds, by network name."""
+  step: jax.Array
+  params: dict[str, Any]
+  opt_state: dict[str, Any]
+  ema: dict[str, Any]
+
+  def best_params(self, network: str):
+    """The averaged parameters where there are any."""
+    return self.ema.get(network, self.params[network])
+
+
+def create(params: dict[str, Any], updates: tuple[Update, ...]) -> TrainState:
+  """The state before step 0."""
+  return TrainState(
+      step=jnp.zeros((), jnp.int32), params=params,
+      opt_state={u.network: u.optimizer.init(params[u.network])
+                 for u in updates},
+      # A copy: the step donates the state, and one buffer must not be two.
+      ema={u.network: jax.tree.map(jnp.copy, params[u.network])
+           for u in updates if u.ema is not None})
+
+
+def make_train_step(updates: tuple[Update, ...], seed: int):
+  """Returns a jitted step(state, frozen, batch) -> (state, metrics).
+
+  The state is donated. `frozen` is a dict of parameters that no update trains.
+  Metrics are prefixed by the network's name if there are several updates; those
+  of a network that this step skips are NaN (see `trained_metrics`).
+  """
+  def train_step(state, frozen, batch):
+    all_metrics = {}
+    for update in updates:
+      rng = purpose_key(seed, state.step, update.network)
+      if update.every == 1:
+        state, metrics = _apply(update, state, frozen, batch, rng)
+      else:
+        state, metrics = _apply_sometimes(update, state, frozen, batch, rng)
+      prefix = f'{update.network}/' if len(updates) > 1 else ''
+      all_metrics |= {prefix + name: x for name, x in metrics.items()}
+    return state.replace(step=state.step + 1), all_metrics
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+def trained_metrics(metrics: dict[str, Any], updates: tuple[Update, ...],
+                    step: int) -> dict[str, Any]:
+  """Drops the metrics of networks that were not updated in this step."""
+  skipped = tuple(f'{u.network}/' for u in updates if step % u.every)
+  return {name: x for name, x in metrics.items()
+          if not (skipped and name.startswith(skipped))}
+
+
+def purpose_key(seed: int, step, purpose: str) -> jax.Array:
+  """The random key of (seed, step, purpose)."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
+  return jax.random.fold_in(key, step)
+
+
+def _apply(update: Update, state: TrainState, frozen, batch, rng):
+  name = update.network
+
+  def loss_fn(own):
+    return update.loss({**frozen, **state.params, name: own}, batch, rng)
+
+  gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params[name])
+  metrics['grad_norm'] = optax.global_norm(gradient)
+  step, opt_state = update.optimizer.update(
+      gradient, state.opt_state[name], state.params[name])
+  params = optax.apply_updates(state.params[name], step)
+  state = state.replace(
+      params={**state.params, name: params},
+      opt_state={**state.opt_state, name: opt_state})
+  if update.ema is not None:
+    warm = state.step // update.every >= update.ema_start
+    decay = jnp.where(warm, update.ema, 0.)
+    ema = jax.tree.map(
+        lambda average, new: decay * average + (1 - decay) * new,
+        state.ema[name], params)
+    state = state.replace(ema={**state.ema, name: ema})
+  return state, metrics
+
+
+def _apply_sometimes(update, state, frozen, batch, rng):
+  run = lambda state: _apply(update, state, frozen, batch, rng)
+  metrics = jax.eval_shape(run, state)[1]
+
+  def skip(state):
+    return state, jax.tree.map(
+        lambda x: jnp.full(x.shape, _missing(x.dtype), x.dtype), metrics)
+
+  return jax.lax.cond(state.step % update.every == 0, run, skip, state)
+
+
+def _missing(dtype):
+  return jnp.nan if jnp.issubdtype(dtype, jnp.floating) else -1
