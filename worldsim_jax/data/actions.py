@@ -22,19 +22,28 @@ from worldsim_jax.errors import UserError
 
 # What a word of an action script commands for one frame.
 WORDS = {
-    'forward': (24., 0., 0.), 'back': (-24., 0., 0.),
-    'strafe_left': (0., 24., 0.), 'strafe_right': (0., -24., 0.),
-    'left': (0., 0., 8.), 'right': (0., 0., -8.), 'wait': (0., 0., 0.)}
+    'forward': (24.0, 0.0, 0.0),
+    'back': (-24.0, 0.0, 0.0),
+    'strafe_left': (0.0, 24.0, 0.0),
+    'strafe_right': (0.0, -24.0, 0.0),
+    'left': (0.0, 0.0, 8.0),
+    'right': (0.0, 0.0, -8.0),
+    'wait': (0.0, 0.0, 0.0),
+}
 TOKEN = re.compile(r'([a-z_]+(?:\+[a-z_]+)*)(?:\*(\d+))?')
 
 
 @dataclasses.dataclass(frozen=True)
 class ActionSpace:
   """Names, units, and the scale that brings usual commands to [-1, 1]."""
+
   names: tuple[str, ...] = ('forward', 'strafe', 'turn')
   units: tuple[str, ...] = (
-      'map units per frame', 'map units per frame', 'degrees per frame')
-  scale: tuple[float, ...] = (32., 32., 16.)
+      'map units per frame',
+      'map units per frame',
+      'degrees per frame',
+  )
+  scale: tuple[float, ...] = (32.0, 32.0, 16.0)
 
   def normalise(self, actions):
     """[..., 3] in physical units to about [-1, 1]."""
@@ -59,7 +68,8 @@ def parse(script: str) -> np.ndarray:
     if not match or any(word not in WORDS for word in words):
       raise UserError(
           f'action script: cannot read {token!r}; words are '
-          f'{", ".join(WORDS)}, joined by + and repeated by *n')
+          f'{", ".join(WORDS)}, joined by + and repeated by *n'
+      )
     rows += [np.sum([WORDS[word] for word in words], 0)] * int(match[2] or 1)
   if not rows:
     raise UserError(f'action script {script!r} has no actions')
@@ -84,8 +94,10 @@ def read(path: str) -> np.ndarray:
   except (OSError, ValueError, TypeError, EOFError) as e:
     raise UserError(f'{path}: cannot read actions ({e})') from e
   if actions.ndim != 2 or actions.shape[1] != 3:
-    raise UserError(f'{path}: actions have shape {actions.shape}, need [T, 3] '
-                    '(forward, strafe, turn per frame)')
+    raise UserError(
+        f'{path}: actions have shape {actions.shape}, need [T, 3] '
+        '(forward, strafe, turn per frame)'
+    )
   if not np.isfinite(actions).all():
     raise UserError(f'{path}: actions must be finite numbers')
   return actions

@@ -20,8 +20,11 @@ def resize(rgb_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     return rgb_HWC
   total = h // math.gcd(h, height) * (w // math.gcd(w, width))
   # Twice the largest sum, and half a unit for rounding, must fit.
-  dtype = next(t for t in (np.uint16, np.uint32, np.uint64)
-               if 511 * total <= np.iinfo(t).max)
+  dtype = next(
+      t
+      for t in (np.uint16, np.uint32, np.uint64)
+      if 511 * total <= np.iinfo(t).max
+  )
   # Channels first: the innermost loop is then along a row, not over 3 values.
   x = np.moveaxis(rgb_HWC, -1, -3).astype(dtype, order='C')
   x = _sum_axis(_sum_axis(x, -2, height), -1, width)

@@ -16,6 +16,8 @@ leaves over is carried to the next frames, so that long sums are exact.
 
 import contextlib
 import os
+import shlex
+import shutil
 import tempfile
 
 import numpy as np
@@ -23,16 +25,17 @@ import numpy as np
 from worldsim_jax.data import area
 from worldsim_jax.data import maps
 from worldsim_jax.data import missing
+from worldsim_jax.data import wad
 from worldsim_jax.errors import UserError
 
 MAX_COUNT_PER_TIC = 50
 # Engine counts per unit of (forward, strafe, turn): eq. (1), and 16-bit angles.
-COUNTS_PER_UNIT = np.array([3., -3., -65536 / 360])
+COUNTS_PER_UNIT = np.array([3.0, -3.0, -65536 / 360])
 # A new player does not react for 7 tics; measured, with some margin.
 WAKE_TICS = 10
 # After a warp the eye is at the wrong height for a tic or two.
 SETTLE_TICS = 4
-EYE_HEIGHT = 41.
+EYE_HEIGHT = 41.0
 
 
 class Engine:
@@ -43,9 +46,17 @@ class Engine:
   ...   rgb, pose = engine.step((24., 0., 5.))
   """
 
-  def __init__(self, map_name: str, *, height: int = 48, width: int = 64,
-               render_height: int = 120, render_width: int = 160,
-               tics_per_frame: int = 4, monsters: bool = False):
+  def __init__(
+      self,
+      map_name: str,
+      *,
+      height: int = 48,
+      width: int = 64,
+      render_height: int = 120,
+      render_width: int = 160,
+      tics_per_frame: int = 4,
+      monsters: bool = False,
+  ):
     """Starts the engine (0.2 s).
 
     Args:
@@ -63,12 +74,9 @@ class Engine:
     self.tics_per_frame = tics_per_frame
     self.monsters = monsters
     self.cuts = 0  # times that the game ended since `reset`
-    self._folder = tempfile.TemporaryDirectory(prefix='worldsim_engine_')
-    try:
-      self._game = self._open()
-    except BaseException:
-      self._folder.cleanup()
-      raise
+    # Once started, the engine has read what it needs: no file outlives this.
+    with tempfile.TemporaryDirectory(prefix='worldsim_engine_') as folder:
+      self._game = self._open(folder)
 
   def __enter__(self):
     return self
@@ -78,10 +86,11 @@ class Engine:
 
   def close(self):
     self._game.close()
-    self._folder.cleanup()
 
   def reset(self, seed: int = 0, start=None):
     """Begins anew at start = (x, y, yaw), or where the map says.
+
+    x and y are rounded to whole map units.
 
     Returns:
       rgb uint8 [H, W, 3] and pose float64 [4]: x, y, z of the eye in map units,
@@ -99,7 +108,8 @@ class Engine:
     frame returned is then the first of another shot.
     """
     counts, self._carry = spread_over_tics(
-        action, self._carry, self.tics_per_frame)
+        action, self._carry, self.tics_per_frame
+    )
     for k, tic in enumerate(counts):
       self._game.set_action(_buttons(tic))
       self._game.advance_action(1, k == len(counts) - 1)
@@ -119,16 +129,21 @@ class Engine:
       self._warp(*self._start)
 
   def _warp(self, x, y, yaw):
-    self._game.send_game_command(f'warp {x:.3f} {y:.3f}')
+    # The command takes whole numbers.
+    x, y = round(x), round(y)
+    self._game.send_game_command(f'warp {x} {y}')
     self._game.make_action([0, 0, 0], 1)
     turn = (yaw - self._variables()[3] + 180) % 360 - 180
     counts, _ = spread_over_tics((0, 0, turn), np.zeros(3), 1)
     self._game.make_action(_buttons(counts[0]), 1)
     self._game.make_action([0, 0, 0], SETTLE_TICS)
     at_x, at_y, eye, _, feet = self._variables()
-    if np.hypot(at_x - x, at_y - y) > 1 or eye - feet < EYE_HEIGHT - 1:
-      raise UserError(f'{self.map.name}: nobody can stand at x={x:.1f}, '
-                      f'y={y:.1f} (start)')
+    # A player warped into a solid part hovers somewhere, too low or outside.
+    outside = wad.sectors_in_row(self.map.level, np.array([x]), y)[0] < 0
+    if (at_x, at_y) != (x, y) or eye - feet < EYE_HEIGHT - 1 or outside:
+      raise UserError(
+          f'{self.map.name}: nobody can stand at x={x}, y={y} ' '(start)'
+      )
 
   def _variables(self):
     return self._game.get_state().game_variables
@@ -141,34 +156,62 @@ class Engine:
     # The engine reuses its buffer; resize copies unless the sizes agree.
     return (rgb.copy() if rgb is state.screen_buffer else rgb), pose
 
-  def _open(self):
+  def _open(self, folder):
     try:
       import vizdoom
     except ImportError as e:
       raise missing('vizdoom', 'the embedded world') from e
     game = vizdoom.DoomGame()
+    _die_with_parent(game, vizdoom, folder)
     game.set_doom_game_path(self.map.iwad)
     game.set_doom_map(self.map.engine_name)
-    game.set_doom_config_path(os.path.join(self._folder.name, 'engine.ini'))
+    game.set_doom_config_path(os.devnull)  # It would save one on exit.
     if self.map.pwad is not None:
-      path = os.path.join(self._folder.name, 'map.wad')
-      with open(path, 'wb') as f:
-        f.write(self.map.pwad)
-      game.set_doom_scenario_path(path)
+      game.set_doom_scenario_path(_write(folder, 'map.wad', self.map.pwad))
     _configure(game, vizdoom, self.render_shape)
-    # Cheats allow warp and god; the view's bobbing depends on a clock that no
+    # Cheats allow warp and god. The view's bobbing depends on a clock that no
     # action shows.
     game.add_game_args('+sv_cheats 1 +set movebob 0 +set stillbob 0')
     if not self.monsters:
       game.add_game_args('-nomonsters')
     try:
       game.init()
-    except vizdoom.ViZDoomErrorException as e:
+    except (
+        vizdoom.ViZDoomErrorException,
+        vizdoom.ViZDoomUnexpectedExitException,
+    ) as e:
       raise UserError(f'{self.map.name}: the engine did not start ({e})') from e
     # The engine leaves an empty folder where it is started.
     with contextlib.suppress(OSError):
       os.rmdir('_vizdoom')
     return game
+
+
+def _die_with_parent(game, vizdoom, folder):
+  """Has Linux end the engine when this process is killed, however it is.
+
+  Otherwise it would wait for its next command for ever.
+  """
+  setpriv = shutil.which('setpriv')
+  if setpriv:
+    binary = os.path.join(os.path.dirname(vizdoom.__file__), 'vizdoom')
+    path = _write(
+        folder,
+        'engine.sh',
+        (
+            f'#!/bin/sh\nexec {shlex.quote(setpriv)} --pdeathsig KILL '
+            f'{shlex.quote(binary)} "$@"\n'
+        ).encode(),
+    )
+    os.chmod(path, 0o700)
+    game.set_vizdoom_path(path)
+
+
+def _write(folder, name, content):
+  path = os.path.join(folder, name)
+  with open(path, 'wb') as f:
+    f.write(content)
+  return path
 
 
 def spread_over_tics(action, carry, tics: int):
@@ -184,7 +227,8 @@ def spread_over_tics(action, carry, tics: int):
   if np.abs(counts[:2]).max() > limit:
     raise UserError(
         f'action {np.asarray(action)}: a player runs at most {limit / 3:.1f} '
-        f'map units per frame of {tics} tics')
+        f'map units per frame of {tics} tics'
+    )
   due = carry + counts * (np.arange(tics + 1)[:, None] / tics)
   due[0] = 0  # What was carried is not yet given.
   given = np.rint(due)
@@ -194,29 +238,53 @@ def spread_over_tics(action, carry, tics: int):
 def _buttons(counts):
   """Button values of whole counts; the engine floors angles, so aim halfway."""
   forward, strafe, turn = (int(c) for c in counts)
-  return [forward, strafe, (turn + .5) * 360 / 65536 if turn else 0]
+  return [forward, strafe, (turn + 0.5) * 360 / 65536 if turn else 0]
 
 
 def _configure(game, vizdoom, render_shape):
   name = f'RES_{render_shape[1]}X{render_shape[0]}'
   resolution = getattr(vizdoom.ScreenResolution, name, None)
   if resolution is None:
-    known = ', '.join(sorted(
-        r[4:].lower() for r in dir(vizdoom.ScreenResolution)
-        if r.startswith('RES_')))
-    raise UserError(f'the engine cannot render {name[4:].lower()} '
-                    f'(width x height); it can: {known}')
+    known = ', '.join(
+        sorted(
+            r[4:].lower()
+            for r in dir(vizdoom.ScreenResolution)
+            if r.startswith('RES_')
+        )
+    )
+    raise UserError(
+        f'the engine cannot render {name[4:].lower()} '
+        f'(width x height); it can: {known}'
+    )
   game.set_screen_resolution(resolution)
   game.set_screen_format(vizdoom.ScreenFormat.RGB24)
   game.set_window_visible(False)
   game.set_episode_timeout(0)
-  for hide in ('hud', 'weapon', 'crosshair', 'messages', 'screen_flashes',
-               'decals', 'particles', 'corpses'):
+  for hide in (
+      'hud',
+      'weapon',
+      'crosshair',
+      'messages',
+      'screen_flashes',
+      'decals',
+      'particles',
+      'corpses',
+  ):
     getattr(game, f'set_render_{hide}')(False)
   button, variable = vizdoom.Button, vizdoom.GameVariable
-  game.set_available_buttons([button.MOVE_FORWARD_BACKWARD_DELTA,
-                              button.MOVE_LEFT_RIGHT_DELTA,
-                              button.TURN_LEFT_RIGHT_DELTA])
-  game.set_available_game_variables([
-      variable.CAMERA_POSITION_X, variable.CAMERA_POSITION_Y,
-      variable.CAMERA_POSITION_Z, variable.CAMERA_ANGLE, variable.POSITION_Z])
+  game.set_available_buttons(
+      [
+          button.MOVE_FORWARD_BACKWARD_DELTA,
+          button.MOVE_LEFT_RIGHT_DELTA,
+          button.TURN_LEFT_RIGHT_DELTA,
+      ]
+  )
+  game.set_available_game_variables(
+      [
+          variable.CAMERA_POSITION_X,
+          variable.CAMERA_POSITION_Y,
+          variable.CAMERA_POSITION_Z,
+          variable.CAMERA_ANGLE,
+          variable.POSITION_Z,
+      ]
+  )

@@ -22,6 +22,7 @@ Episode = dict  # The schema is in the folder's docstring.
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """All that a film depends on. Equal recipes render to equal bytes."""
+
   map: str
   actions: tuple[tuple[float, ...], ...]  # [T, 3]; row 0 is zero, see `data`
   seed: int = 0  # of the engine's own dice
@@ -35,8 +36,9 @@ class Recipe:
 
   def __post_init__(self):
     if not self.actions or any(self.actions[0]):
-      raise ValueError('recipe: actions[0] must be zero: nothing led to the '
-                       'first frame')
+      raise ValueError(
+          'recipe: actions[0] must be zero: nothing led to the ' 'first frame'
+      )
 
   def to_json(self) -> str:
     return json.dumps(dataclasses.asdict(self), separators=(',', ':'))
@@ -55,8 +57,14 @@ class Recipe:
   @property
   def engine_options(self) -> dict:
     """Arguments of `engine.Engine`, beside the map."""
-    names = ('height', 'width', 'render_height', 'render_width',
-             'tics_per_frame', 'monsters')
+    names = (
+        'height',
+        'width',
+        'render_height',
+        'render_width',
+        'tics_per_frame',
+        'monsters',
+    )
     return {name: getattr(self, name) for name in names}
 
   def with_actions(self, actions) -> 'Recipe':
@@ -73,8 +81,14 @@ def render(recipe: Recipe, engine: engine_lib.Engine | None = None) -> Episode:
   return _film(engine, recipe, lambda t, pose: actions[t], len(actions))
 
 
-def record(engine: engine_lib.Engine, *, policy: str, num_frames: int,
-           seed: int, random_start: bool = True) -> Episode:
+def record(
+    engine: engine_lib.Engine,
+    *,
+    policy: str,
+    num_frames: int,
+    seed: int,
+    random_start: bool = True,
+) -> Episode:
   """Lets a player play in an open engine, and films it.
 
   Args:
@@ -87,22 +101,42 @@ def record(engine: engine_lib.Engine, *, policy: str, num_frames: int,
   grid = occupancy.of_map(engine.map.name)
   player = navigator.make(policy, grid, seed)
   (height, width), (render_height, render_width) = (
-      engine.shape, engine.render_shape)
+      engine.shape,
+      engine.render_shape,
+  )
   recipe = Recipe(
-      engine.map.name, ((0., 0., 0.),), seed=seed,
+      engine.map.name,
+      ((0.0, 0.0, 0.0),),
+      seed=seed,
       start=navigator.random_start(grid, seed) if random_start else None,
-      height=height, width=width, render_height=render_height,
-      render_width=render_width, tics_per_frame=engine.tics_per_frame,
-      monsters=engine.monsters)
+      height=height,
+      width=width,
+      render_height=render_height,
+      render_width=render_width,
+      tics_per_frame=engine.tics_per_frame,
+      monsters=engine.monsters,
+  )
   return _film(engine, recipe, lambda t, pose: player.act(pose), num_frames)
 
 
-def plan(map_name: str, *, seed: int, policy: str, num_frames: int,
-         random_start: bool = True, **engine_options) -> Recipe:
+def plan(
+    map_name: str,
+    *,
+    seed: int,
+    policy: str,
+    num_frames: int,
+    random_start: bool = True,
+    **engine_options,
+) -> Recipe:
   """The recipe of what a player would do; it plays to find out."""
   with engine_lib.Engine(map_name, **engine_options) as engine:
-    episode = record(engine, policy=policy, num_frames=num_frames, seed=seed,
-                     random_start=random_start)
+    episode = record(
+        engine,
+        policy=policy,
+        num_frames=num_frames,
+        seed=seed,
+        random_start=random_start,
+    )
   return Recipe.from_json(episode['recipe'])
 
 
@@ -118,12 +152,18 @@ def _film(engine, recipe, command, num_frames):
     cuts.append(engine.cuts)
   actions = np.stack(actions)
   return Episode(
-      rgb=np.stack(frames), actions=actions, pose=np.stack(poses),
-      shot_id=np.array(cuts, np.int32), caption=maps.load(recipe.map).caption,
-      recipe=recipe.with_actions(actions).to_json())
+      rgb=np.stack(frames),
+      actions=actions,
+      pose=np.stack(poses),
+      shot_id=np.array(cuts, np.int32),
+      caption=maps.load(recipe.map).caption,
+      recipe=recipe.with_actions(actions).to_json(),
+  )
 
 
 def _as_tuples(actions):
   """Shortest decimals that give the same float32 back."""
-  return tuple(tuple(float(str(v)) for v in row)
-               for row in np.asarray(actions, np.float32))
+  return tuple(
+      tuple(float(str(v)) for v in row)
+      for row in np.asarray(actions, np.float32)
+  )

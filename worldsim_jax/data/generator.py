@@ -15,18 +15,42 @@ import numpy as np
 
 from worldsim_jax.data import wad
 
-WALLS = {'brick': 'BRICK7', 'grey stone': 'STONE4', 'orange stone': 'STONE6',
-         'metal': 'METAL1', 'wood': 'WOOD12', 'green marble': 'MARBLE1',
-         'red rock': 'ROCKRED1', 'red brick': 'SP_HOT1', 'steel': 'SILVER1',
-         'blue panel': 'COMPBLUE', 'green tile': 'A-TILE',
-         'tan panel': 'STARTAN2'}
-FLOORS = {'grass': 'GRASS1', 'plank': 'FLAT5_2', 'grey tile': 'AQF050',
-          'orange tile': 'FLAT8', 'pebble': 'MFLR8_3', 'hexagon': 'FLOOR4_8',
-          'red carpet': 'FLAT5_3', 'blue carpet': 'FLAT14'}
+WALLS = {
+    'brick': 'BRICK7',
+    'grey stone': 'STONE4',
+    'orange stone': 'STONE6',
+    'metal': 'METAL1',
+    'wood': 'WOOD12',
+    'green marble': 'MARBLE1',
+    'red rock': 'ROCKRED1',
+    'red brick': 'SP_HOT1',
+    'steel': 'SILVER1',
+    'blue panel': 'COMPBLUE',
+    'green tile': 'A-TILE',
+    'tan panel': 'STARTAN2',
+}
+FLOORS = {
+    'grass': 'GRASS1',
+    'plank': 'FLAT5_2',
+    'grey tile': 'AQF050',
+    'orange tile': 'FLAT8',
+    'pebble': 'MFLR8_3',
+    'hexagon': 'FLOOR4_8',
+    'red carpet': 'FLAT5_3',
+    'blue carpet': 'FLAT14',
+}
 CEILINGS = ('CEIL3_5', 'CEIL5_1', 'FLAT5_4', 'FLOOR0_1', 'RROCK16', 'RROCK09')
 # Name: the engine's thing type.
-OBJECTS = {'blue torch': 44, 'green torch': 45, 'red torch': 46, 'barrel': 2035,
-           'lamp': 2028, 'pillar': 48, 'green column': 30, 'candelabra': 35}
+OBJECTS = {
+    'blue torch': 44,
+    'green torch': 45,
+    'red torch': 46,
+    'barrel': 2035,
+    'lamp': 2028,
+    'pillar': 48,
+    'green column': 30,
+    'candelabra': 35,
+}
 
 MAP_LUMP = 'MAP01'
 DOOR_WIDTH = 128
@@ -38,6 +62,7 @@ WALLS_PER_MAZE, FLOORS_PER_MAZE = 4, 3
 @dataclasses.dataclass(frozen=True)
 class Room:
   """Keys of WALLS and FLOORS, a ceiling flat, heights in map units."""
+
   wall: str
   floor: str
   ceiling: str
@@ -49,6 +74,7 @@ class Room:
 @dataclasses.dataclass(frozen=True)
 class Maze:
   """n x n rooms; room i, j is number i * n + j and starts at (i, j) * size."""
+
   n: int
   size: int
   rooms: tuple[Room, ...]
@@ -57,12 +83,13 @@ class Maze:
 
   @property
   def start(self) -> tuple[float, float, float]:
-    return self.size / 2, self.size / 4, 90.
+    return self.size / 2, self.size / 4, 90.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
   """Walking from (x1, y1) to (x2, y2), the front room is on the right."""
+
   x1: float
   y1: float
   x2: float
@@ -78,16 +105,23 @@ def generate(seed: int, n: int = 3, size: int = 384) -> Maze:
   walls = rng.sample(list(WALLS), WALLS_PER_MAZE)
   floors = rng.sample(list(FLOORS), FLOORS_PER_MAZE)
   rooms = tuple(
-      Room(wall=rng.choice(walls), floor=rng.choice(floors),
-           ceiling=rng.choice(CEILINGS),
-           # Two rooms differ by at most 16: steps up to 24 can be climbed.
-           floor_height=8 * rng.randint(0, 2),
-           ceiling_height=128 + 32 * rng.randint(0, 3),
-           light=rng.choice((160, 192, 224, 255)))
-      for _ in range(n * n))
+      Room(
+          wall=rng.choice(walls),
+          floor=rng.choice(floors),
+          ceiling=rng.choice(CEILINGS),
+          # Two rooms differ by at most 16: steps up to 24 can be climbed.
+          floor_height=8 * rng.randint(0, 2),
+          ceiling_height=128 + 32 * rng.randint(0, 3),
+          light=rng.choice((160, 192, 224, 255)),
+      )
+      for _ in range(n * n)
+  )
   kinds = rng.sample(list(OBJECTS), 3)
-  objects = tuple(placed for room in range(n * n)
-                  for placed in _furnish(rng, room, n, size, kinds))
+  objects = tuple(
+      placed
+      for room in range(n * n)
+      for placed in _furnish(rng, room, n, size, kinds)
+  )
   return Maze(n, size, rooms, doors, objects)
 
 
@@ -96,8 +130,10 @@ def caption(maze: Maze) -> str:
   walls = collections.Counter(room.wall for room in maze.rooms)
   floors = collections.Counter(room.floor for room in maze.rooms)
   objects = collections.Counter(name for name, _, _ in maze.objects)
-  text = (f'a {maze.n}x{maze.n} maze of rooms with {_listed(walls)} walls, '
-          f'{_listed(floors)} floors')
+  text = (
+      f'a {maze.n}x{maze.n} maze of rooms with {_listed(walls)} walls, '
+      f'{_listed(floors)} floors'
+  )
   if objects:
     text += ', ' + _joined([_counted(*item) for item in objects.most_common()])
   return text
@@ -117,15 +153,22 @@ def level(maze: Maze) -> wad.Level:
       floor=np.array([room.floor_height for room in rooms], float),
       ceiling=np.array([room.ceiling_height for room in rooms], float),
       sky=np.zeros(len(rooms), bool),
-      obstacles=np.array([(x, y, wad.SOLID_RADIUS[OBJECTS[name]])
-                          for name, x, y in maze.objects], float).reshape(-1, 3),
-      start=maze.start)
+      obstacles=np.array(
+          [
+              (x, y, wad.SOLID_RADIUS[OBJECTS[name]])
+              for name, x, y in maze.objects
+          ],
+          float,
+      ).reshape(-1, 3),
+      start=maze.start,
+  )
 
 
 def pwad(maze: Maze) -> bytes:
   """A patch WAD with the maze as MAP01, for freedoom2.wad."""
-  return wad.pwad([(MAP_LUMP, b''), ('TEXTMAP', _udmf(maze).encode()),
-                   ('ENDMAP', b'')])
+  return wad.pwad(
+      [(MAP_LUMP, b''), ('TEXTMAP', _udmf(maze).encode()), ('ENDMAP', b'')]
+  )
 
 
 def _doors(rng, n):
@@ -135,8 +178,11 @@ def _doors(rng, n):
   seen, stack, doors = {cells[0]}, [cells[0]], set()
   while stack:
     i, j = stack[-1]
-    fresh = [c for c in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1))
-             if c in number and c not in seen]
+    fresh = [
+        c
+        for c in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1))
+        if c in number and c not in seen
+    ]
     if not fresh:
       stack.pop()
       continue
@@ -154,8 +200,11 @@ def _doors(rng, n):
 def _furnish(rng, room, n, size, kinds):
   """Up to two objects in corners, where they leave the doorways free."""
   x, y = room // n * size, room % n * size
-  corners = [(x + dx, y + dy) for dx in (CORNER, size - CORNER)
-             for dy in (CORNER, size - CORNER)]
+  corners = [
+      (x + dx, y + dy)
+      for dx in (CORNER, size - CORNER)
+      for dy in (CORNER, size - CORNER)
+  ]
   spots = rng.sample(corners, rng.choice((0, 1, 1, 2)))
   return [(rng.choice(kinds), *spot) for spot in spots]
 
@@ -167,11 +216,16 @@ def _lines(maze):
     i, j = divmod(room, n)
     x0, y0, x1, y1 = i * size, j * size, (i + 1) * size, (j + 1) * size
     # Clockwise, so that the room is on the right of each of its walls.
-    for di, dj, a, b in ((-1, 0, (x0, y0), (x0, y1)), (0, 1, (x0, y1), (x1, y1)),
-                         (1, 0, (x1, y1), (x1, y0)), (0, -1, (x1, y0), (x0, y0))):
+    for di, dj, a, b in (
+        (-1, 0, (x0, y0), (x0, y1)),
+        (0, 1, (x0, y1), (x1, y1)),
+        (1, 0, (x1, y1), (x1, y0)),
+        (0, -1, (x1, y0), (x0, y0)),
+    ):
       neighbour = (i + di) * n + j + dj
       if tuple(sorted((room, neighbour))) in maze.doors and (
-          0 <= i + di < n and 0 <= j + dj < n):
+          0 <= i + di < n and 0 <= j + dj < n
+      ):
         yield from _doorway(a, b, size, room, neighbour)
       else:
         yield Line(*a, *b, room, None)
@@ -181,7 +235,8 @@ def _doorway(a, b, size, room, neighbour):
   """A wall from a to b with an opening in its middle."""
   left, right = (
       tuple(p + (q - p) * t / 2 for p, q in zip(a, b))
-      for t in (1 - DOOR_WIDTH / size, 1 + DOOR_WIDTH / size))
+      for t in (1 - DOOR_WIDTH / size, 1 + DOOR_WIDTH / size)
+  )
   yield Line(*a, *left, room, None)
   yield Line(*right, *b, room, None)
   if room < neighbour:
@@ -201,26 +256,53 @@ def _udmf(maze):
 
   for line in _lines(maze):
     two_sided = line.back is not None
-    fields = dict(v1=vertex(line.x1, line.y1), v2=vertex(line.x2, line.y2),
-                  sidefront=side(line.front, two_sided))
-    fields |= (dict(sideback=side(line.back, True), twosided=True) if two_sided
-               else dict(blocking=True))
+    fields = dict(
+        v1=vertex(line.x1, line.y1),
+        v2=vertex(line.x2, line.y2),
+        sidefront=side(line.front, two_sided),
+    )
+    fields |= (
+        dict(sideback=side(line.back, True), twosided=True)
+        if two_sided
+        else dict(blocking=True)
+    )
     blocks.append(_block('linedef', fields))
   blocks += [_block('vertex', dict(x=x, y=y)) for x, y in vertices]
-  blocks += [_block('sidedef', dict(
-      sector=room, texturetop=wall, texturebottom=wall,
-      **({} if opened else dict(texturemiddle=wall))))
-             for room, wall, opened in sides]
-  blocks += [_block('sector', dict(
-      heightfloor=room.floor_height, heightceiling=room.ceiling_height,
-      texturefloor=FLOORS[room.floor], textureceiling=room.ceiling,
-      lightlevel=room.light)) for room in maze.rooms]
+  blocks += [
+      _block(
+          'sidedef',
+          dict(
+              sector=room,
+              texturetop=wall,
+              texturebottom=wall,
+              **({} if opened else dict(texturemiddle=wall)),
+          ),
+      )
+      for room, wall, opened in sides
+  ]
+  blocks += [
+      _block(
+          'sector',
+          dict(
+              heightfloor=room.floor_height,
+              heightceiling=room.ceiling_height,
+              texturefloor=FLOORS[room.floor],
+              textureceiling=room.ceiling,
+              lightlevel=room.light,
+          ),
+      )
+      for room in maze.rooms
+  ]
   things = [(wad.PLAYER_START, *maze.start)]
   things += [(OBJECTS[name], x, y, 0) for name, x, y in maze.objects]
   skills = {f'skill{k}': True for k in range(1, 6)}
-  blocks += [_block('thing', dict(type=kind, x=x, y=y, angle=int(yaw),
-                                  single=True, **skills))
-             for kind, x, y, yaw in things]
+  blocks += [
+      _block(
+          'thing',
+          dict(type=kind, x=x, y=y, angle=int(yaw), single=True, **skills),
+      )
+      for kind, x, y, yaw in things
+  ]
   return 'namespace="zdoom";\n' + '\n'.join(blocks)
 
 
@@ -229,8 +311,13 @@ def _block(kind, fields):
     if isinstance(value, bool):
       return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
-  return kind + '{' + ''.join(
-      f'{k}={written(v)};' for k, v in fields.items()) + '}'
+
+  return (
+      kind
+      + '{'
+      + ''.join(f'{k}={written(v)};' for k, v in fields.items())
+      + '}'
+  )
 
 
 def _listed(counter):
@@ -246,6 +333,7 @@ def _counted(name, count):
     return f'a {name}'
   words = ('two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
   amount = words[count - 2] if count < 11 - 1 else str(count)
-  plural = name + ('es' if name.endswith('ch') else '' if name.endswith('a')
-                   else 's')
+  plural = name + (
+      'es' if name.endswith('ch') else '' if name.endswith('a') else 's'
+  )
   return f'{amount} {plural}'

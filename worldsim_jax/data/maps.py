@@ -15,9 +15,10 @@ GENERATED = 'gen:'
 @dataclasses.dataclass(frozen=True, eq=False)
 class Map:
   """What the engine and the planner need of a map."""
+
   name: str
-  iwad: str           # path of the game's WAD
-  engine_name: str    # what the engine calls it
+  iwad: str  # path of the game's WAD
+  engine_name: str  # what the engine calls it
   level: wad.Level
   caption: str
   pwad: bytes | None  # a patch WAD that holds it, for generated maps
@@ -32,20 +33,33 @@ def load(name: str) -> Map:
   """
   if name.startswith(GENERATED):
     maze = generator.generate(seed_of(name))
-    return Map(name, freedoom('freedoom2.wad'), generator.MAP_LUMP,
-               generator.level(maze), generator.caption(maze),
-               generator.pwad(maze))
+    return Map(
+        name,
+        freedoom('freedoom2.wad'),
+        generator.MAP_LUMP,
+        generator.level(maze),
+        generator.caption(maze),
+        generator.pwad(maze),
+    )
   path = freedoom('freedoom1.wad' if name.startswith('E') else 'freedoom2.wad')
-  return Map(name, path, name, wad.load_level(path, name),
-             f'the Freedoom level {name}', None)
+  return Map(
+      name,
+      path,
+      name,
+      wad.load_level(path, name),
+      f'the Freedoom level {name}',
+      None,
+  )
 
 
 def seed_of(name: str) -> int:
   """The seed in the name of a generated map."""
   digits = name.removeprefix(GENERATED)
   if not name.startswith(GENERATED) or not digits.isdecimal():
-    raise UserError(f'map {name!r}: a generated map is named gen:<seed>, '
-                    'say gen:7; the others are E1M1-E4M9 and MAP01-MAP32')
+    raise UserError(
+        f'map {name!r}: a generated map is named gen:<seed>, '
+        'say gen:7; the others are E1M1-E4M9 and MAP01-MAP32'
+    )
   return int(digits)
 
 

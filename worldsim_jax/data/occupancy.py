@@ -10,21 +10,30 @@ import numpy as np
 from worldsim_jax.data import maps
 from worldsim_jax.data import wad
 
-STEP_HEIGHT = 24.  # a player climbs this much
-BODY_HEIGHT = 56.
-BODY_RADIUS = 16.
+STEP_HEIGHT = 24.0  # a player climbs this much
+BODY_HEIGHT = 56.0
+BODY_RADIUS = 16.0
 # The eight neighbours; bit k of a cell's `exits` says that the k-th is open.
-NEIGHBOURS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1),
-              (-1, -1))
+NEIGHBOURS = (
+    (1, 0),
+    (-1, 0),
+    (0, 1),
+    (0, -1),
+    (1, 1),
+    (1, -1),
+    (-1, 1),
+    (-1, -1),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
   """Cells [X, Y] of `cell` map units; the border is never free."""
+
   origin: np.ndarray  # float64 [2]: corner of cell 0, 0
   cell: float
-  free: np.ndarray    # bool [X, Y]: reachable from the player start
-  exits: bytes        # [X * Y]: bits of NEIGHBOURS
+  free: np.ndarray  # bool [X, Y]: one connected part
+  exits: bytes  # [X * Y]: bits of NEIGHBOURS
 
   @functools.cached_property
   def free_cells(self) -> np.ndarray:
@@ -34,13 +43,16 @@ class Grid:
   def centre(self, cells) -> np.ndarray:
     """Map units [..., 2] of flat cell indices."""
     index = np.stack(np.divmod(np.asarray(cells), self.free.shape[1]), -1)
-    return self.origin + (index + .5) * self.cell
+    return self.origin + (index + 0.5) * self.cell
 
   def nearest(self, x: float, y: float) -> int:
     """The free cell at a point, or the one nearest to it."""
     i, j = np.floor((np.array([x, y]) - self.origin) / self.cell).astype(int)
-    if (0 <= i < self.free.shape[0] and 0 <= j < self.free.shape[1]
-        and self.free[i, j]):
+    if (
+        0 <= i < self.free.shape[0]
+        and 0 <= j < self.free.shape[1]
+        and self.free[i, j]
+    ):
       return int(i * self.free.shape[1] + j)
     gap = np.square(self.centre(self.free_cells) - (x, y)).sum(-1)
     return int(self.free_cells[gap.argmin()])
@@ -52,8 +64,12 @@ def of_map(name: str) -> Grid:
   return build(maps.load(name).level)
 
 
-def build(level: wad.Level, cell: float = 16., margin: float = 4.) -> Grid:
-  """The cells that a player can reach, `margin` units clear of what blocks."""
+def build(level: wad.Level, cell: float = 16.0, margin: float = 4.0) -> Grid:
+  """The largest area in which a player can go from any place to any other.
+
+  That need not be where the map's start is: doors are walls here, as nothing
+  opens them. Cells are `margin` units clear of whatever a player bumps into.
+  """
   points = level.segments.reshape(-1, 2)
   origin = points.min(0) - cell
   shape = tuple(np.ceil((points.max(0) - origin) / cell).astype(int) + 1)
@@ -63,13 +79,11 @@ def build(level: wad.Level, cell: float = 16., margin: float = 4.) -> Grid:
   for segment in level.segments[_blocking(level)]:
     _clear_segment(free, segment, origin, cell, BODY_RADIUS + margin)
   for x, y, radius in level.obstacles:
-    _clear_segment(free, (x, y, x, y), origin, cell,
-                   radius + BODY_RADIUS + margin)
+    _clear_segment(
+        free, (x, y, x, y), origin, cell, radius + BODY_RADIUS + margin
+    )
   free[[0, -1]] = free[:, [0, -1]] = False
-  exits = _exits(free)
-  everywhere = Grid(origin, cell, free, exits)
-  start = everywhere.nearest(*level.start[:2])
-  free = _flood(exits, start, free.shape)
+  free = _largest_part(free)
   return Grid(origin, cell, free, _exits(free))
 
 
@@ -78,8 +92,8 @@ def shortest_path(grid: Grid, start: int, goal: int) -> list[int] | None:
   columns = grid.free.shape[1]
   steps, exits = _steps(columns), grid.exits
   goal_i, goal_j = divmod(goal, columns)
-  came, cost = {start: start}, {start: 0.}
-  queue = [(0., start)]
+  came, cost = {start: start}, {start: 0.0}
+  queue = [(0.0, start)]
   while queue:
     _, here = heapq.heappop(queue)
     if here == goal:
@@ -112,32 +126,23 @@ def _blocking(level):
   """Lines that a player cannot, or for our purpose should not, cross."""
   front, back = level.front, np.maximum(level.back, 0)
   step = np.abs(level.floor[front] - level.floor[back])
-  gap = (np.minimum(level.ceiling[front], level.ceiling[back])
-         - np.maximum(level.floor[front], level.floor[back]))
-  return (level.impassable | level.hazard | (level.back < 0)
-          | (level.front < 0) | (step > STEP_HEIGHT) | (gap < BODY_HEIGHT))
+  gap = np.minimum(level.ceiling[front], level.ceiling[back]) - np.maximum(
+      level.floor[front], level.floor[back]
+  )
+  return (
+      level.impassable
+      | level.hazard
+      | (level.back < 0)
+      | (level.front < 0)
+      | (step > STEP_HEIGHT)
+      | (gap < BODY_HEIGHT)
+  )
 
 
 def _sectors(level, origin, cell, shape):
-  """The sector under each cell's centre, -1 in the void; int64 [X, Y].
-
-  Along a row, the line that was crossed last tells the sector.
-  """
-  x1, y1, x2, y2 = level.segments.T
-  sector = np.full(shape, -1)
-  centres = origin[0] + (np.arange(shape[0]) + .5) * cell
-  for j in range(shape[1]):
-    # A little off the centre, to miss the vertices.
-    y = origin[1] + (j + .5) * cell + 1 / 128
-    crossed = np.flatnonzero((y1 > y) != (y2 > y))
-    if not crossed.size:
-      continue
-    x = (x1 + (y - y1) * (x2 - x1) / np.where(y1 == y2, 1, y2 - y1))[crossed]
-    order = np.argsort(x)
-    # Going up a line, its front (right) is to the east.
-    east = np.where(y2 > y1, level.front, level.back)[crossed][order]
-    sector[:, j] = np.append(-1, east)[np.searchsorted(x[order], centres)]
-  return sector
+  """The sector under each cell's centre, -1 in the void; int64 [X, Y]."""
+  x, y = (origin[k] + (np.arange(shape[k]) + 0.5) * cell for k in (0, 1))
+  return np.stack([wad.sectors_in_row(level, x, row) for row in y], 1)
 
 
 def _clear_segment(free, segment, origin, cell, radius):
@@ -146,10 +151,10 @@ def _clear_segment(free, segment, origin, cell, radius):
   low = np.floor((np.minimum(a, b) - radius - origin) / cell).astype(int)
   high = np.ceil((np.maximum(a, b) + radius - origin) / cell).astype(int)
   (i0, j0), (i1, j1) = np.maximum(low, 0), np.minimum(high, free.shape)
-  px = origin[0] + (np.arange(i0, i1) + .5) * cell - a[0]
-  py = origin[1] + (np.arange(j0, j1) + .5) * cell - a[1]
+  px = origin[0] + (np.arange(i0, i1) + 0.5) * cell - a[0]
+  py = origin[1] + (np.arange(j0, j1) + 0.5) * cell - a[1]
   (dx, dy), square = b - a, np.square(b - a).sum()
-  along = (px[:, None] * dx + py * dy) / square if square else 0.
+  along = (px[:, None] * dx + py * dy) / square if square else 0.0
   along = np.clip(along, 0, 1)
   gap = np.square(px[:, None] - along * dx) + np.square(py - along * dy)
   free[i0:i1, j0:j1] &= gap > radius**2
@@ -167,16 +172,21 @@ def _exits(free):
   return bits.tobytes()
 
 
-def _flood(exits, start, shape):
-  """Every cell that can be reached from one of them; bool [X, Y]."""
-  steps = _steps(shape[1])
-  seen, stack = {start}, [start]
-  while stack:
-    here = stack.pop()
-    for offset, _ in steps[exits[here]]:
-      if here + offset not in seen:
-        seen.add(here + offset)
-        stack.append(here + offset)
-  reached = np.zeros(shape[0] * shape[1], bool)
-  reached[list(seen)] = True
-  return reached.reshape(shape)
+def _largest_part(free):
+  """The largest connected set of free cells; bool [X, Y]."""
+  exits, steps = _exits(free), _steps(free.shape[1])
+  left, largest = set(np.flatnonzero(free).tolist()), []
+  while len(left) > len(largest):
+    stack = [left.pop()]
+    part = list(stack)
+    while stack:
+      here = stack.pop()
+      for offset, _ in steps[exits[here]]:
+        if here + offset in left:
+          left.remove(here + offset)
+          stack.append(here + offset)
+          part.append(here + offset)
+    largest = max(largest, part, key=len)
+  kept = np.zeros(free.size, bool)
+  kept[largest] = True
+  return kept.reshape(free.shape)

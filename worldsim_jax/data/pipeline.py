@@ -12,10 +12,18 @@ from worldsim_jax.data import missing
 IN_MEMORY_BYTES = 2**30
 
 
-def make_iterator(source, *, batch_size: int, clip_frames: int, seed: int,
-                  fields=('rgb', 'actions'), process_index: int = 0,
-                  process_count: int = 1, in_memory: bool | None = None,
-                  num_threads: int = 4):
+def make_iterator(
+    source,
+    *,
+    batch_size: int,
+    clip_frames: int,
+    seed: int,
+    fields=('rgb', 'actions'),
+    process_index: int = 0,
+    process_count: int = 1,
+    in_memory: bool | None = None,
+    num_threads: int = 4,
+):
   """An infinite iterator of batches, shuffled anew in every pass.
 
   Args:
@@ -38,24 +46,34 @@ def make_iterator(source, *, batch_size: int, clip_frames: int, seed: int,
   if len(source) < 1:
     raise ValueError('the source has no episodes')
   _check_length(source[0], clip_frames, fields)
+  select = lambda episode: {name: episode[name] for name in fields}
   if in_memory is None:
-    in_memory = _bytes(source[0], fields) * len(source) < IN_MEMORY_BYTES
+    size = sum(np.asarray(v).nbytes for v in select(source[0]).values())
+    in_memory = size * len(source) < IN_MEMORY_BYTES
   if in_memory:
-    source = [_select(source[i], fields) for i in range(len(source))]
+    source = [select(source[i]) for i in range(len(source))]
   dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
   dataset = dataset[process_index::process_count]
 
-  def crop(episode, rng):
-    return _random_clip(episode, clip_frames, fields, rng)
-
-  dataset = dataset.random_map(crop).batch(batch_size)
+  dataset = dataset.random_map(
+      lambda episode, rng: _cut_at_random(episode, clip_frames, fields, rng)
+  )
+  dataset = dataset.batch(batch_size)
   options = grain.ReadOptions(
-      num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads))
+      num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
+  )
   return iter(dataset.to_iter_dataset(options))
 
 
-def eval_clips(source, *, clip_frames: int, num_clips: int, seed: int = 0,
-               fields=('rgb', 'actions'), min_motion: float = 0.) -> dict:
+def eval_clips(
+    source,
+    *,
+    clip_frames: int,
+    num_clips: int,
+    seed: int = 0,
+    fields=('rgb', 'actions'),
+    min_motion: float = 0.0,
+) -> dict:
   """The same clips on every call: a dict of arrays [num_clips, F, ...].
 
   Clips are taken from all episodes in turn. With min_motion, only clips whose
@@ -68,19 +86,20 @@ def eval_clips(source, *, clip_frames: int, num_clips: int, seed: int = 0,
     raise ValueError('the source has no episodes')
   clips = []
   for number in range(10 * num_clips):
-    episode = source[number % len(source)]
-    _check_length(episode, clip_frames, fields)
-    rng = np.random.default_rng([seed, number])
-    start = rng.integers(_length(episode) - clip_frames + 1)
-    clip = _cut(episode, start, clip_frames, fields)
-    if min_motion and motion(_cut(
-        episode, start, clip_frames, ('rgb',))['rgb'])[1:].mean() < min_motion:
-      continue
-    clips.append(clip)
+    clip = _cut_at_random(
+        source[number % len(source)],
+        clip_frames,
+        ('rgb', *fields) if min_motion else fields,
+        np.random.default_rng([seed, number]),
+    )
+    if not min_motion or motion(clip['rgb'])[1:].mean() >= min_motion:
+      clips.append(clip)
     if len(clips) == num_clips:
       return {k: np.stack([clip[k] for clip in clips]) for k in fields}
-  raise ValueError(f'only {len(clips)} of num_clips={num_clips} clips move by '
-                   f'min_motion={min_motion} grey levels')
+  raise ValueError(
+      f'only {len(clips)} of num_clips={num_clips} clips move by '
+      f'min_motion={min_motion} grey levels'
+  )
 
 
 def motion(rgb_BFHWC: np.ndarray) -> np.ndarray:
@@ -110,40 +129,36 @@ def _grain():
   return grain
 
 
-def _length(episode):
-  return len(episode['actions'])
-
-
 def _check_length(episode, clip_frames, fields):
   lost = [name for name in fields if name not in episode]
   if lost:
-    raise ValueError(f'episodes have no field {lost[0]!r}; they have '
-                     f'{", ".join(episode)}')
-  if _length(episode) < clip_frames:
-    raise ValueError(f'clip_frames={clip_frames} is more than the '
-                     f'{_length(episode)} frames of an episode')
+    raise ValueError(
+        f'episodes have no field {lost[0]!r}; they have '
+        f'{", ".join(episode)}'
+    )
+  lengths = {
+      name: len(episode[name])
+      for name in fields
+      if not isinstance(episode[name], str)
+  }
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f'fields must agree in their number of frames: {lengths}')
+  length = next(iter(lengths.values()))
+  if length < clip_frames:
+    raise ValueError(
+        f'clip_frames={clip_frames} is more than the {length} '
+        'frames of an episode'
+    )
+  return length
 
 
-def _random_clip(episode, clip_frames, fields, rng):
-  _check_length(episode, clip_frames, fields)
-  start = rng.integers(_length(episode) - clip_frames + 1)
-  return _cut(episode, start, clip_frames, fields)
-
-
-def _cut(episode, start, clip_frames, fields):
-  return {name: _cut_field(episode[name], start, clip_frames)
-          for name in fields}
-
-
-def _cut_field(value, start, clip_frames):
-  if isinstance(value, str):
-    return np.array(value, object)
-  return value[start:start + clip_frames]
-
-
-def _select(episode, fields):
-  return {name: episode[name] for name in {*fields, 'actions'}}
-
-
-def _bytes(episode, fields):
-  return sum(np.asarray(episode[name]).nbytes for name in fields)
+def _cut_at_random(episode, clip_frames, fields, rng):
+  """Any clip_frames successive frames; strings stay whole."""
+  length = _check_length(episode, clip_frames, fields)
+  start = rng.integers(length - clip_frames + 1)
+  return {
+      name: np.array(episode[name], object)
+      if isinstance(episode[name], str)
+      else episode[name][start : start + clip_frames]
+      for name in fields
+  }

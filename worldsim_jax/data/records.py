@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 
 import numpy as np
 
@@ -41,8 +42,10 @@ class Source:
     self.directory, self.split = directory, split
     builder = _open_builder(directory)
     if split not in builder.info.splits:
-      raise UserError(f'{directory} has no split {split!r}; it has '
-                      f'{", ".join(builder.info.splits)}')
+      raise UserError(
+          f'{directory} has no split {split!r}; it has '
+          f'{", ".join(builder.info.splits)}'
+      )
     info = builder.info.splits[split]
     self.files = [str(path) for path in info.filepaths]
     self._shard_ends = list(itertools.accumulate(info.shard_lengths))
@@ -61,8 +64,9 @@ class Source:
     except (RuntimeError, OSError, ValueError) as e:
       shard = bisect.bisect_right(self._shard_ends, index % len(self))
       raise _damaged(self.files[shard], self.directory, e) from e
-    return {k: v.decode() if isinstance(v, bytes) else v
-            for k, v in record.items()}
+    return {
+        k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()
+    }
 
   def __repr__(self):
     return f'Source({self.directory!r}, {self.split!r})'
@@ -100,9 +104,11 @@ def write(data_dir: str, key: str, splits: dict) -> str:
       _remove_incomplete(os.path.dirname(directory))
       try:
         _build(data_dir, key, splits)
-      except OSError as e:
-        raise UserError(f'{data_dir}: could not write records ({e}); nothing '
-                        'half-written was left') from e
+      except (OSError, RuntimeError) as e:  # ArrayRecord raises the latter.
+        raise UserError(
+            f'{data_dir}: could not write records ({_line(e)}); '
+            'nothing half-written was left'
+        ) from e
   return directory
 
 
@@ -119,32 +125,44 @@ def derive(directory: str, data_dir: str, name: str, transform) -> str:
       the same name, from the same source, is not made again.
     transform: episode -> episode.
   """
-  key = key_of('derived', {'from': os.path.relpath(directory, data_dir),
-                           'name': name})
+  key = key_of(
+      'derived', {'from': os.path.relpath(directory, data_dir), 'name': name}
+  )
   names = list(_open_builder(directory).info.splits)
-  return write(data_dir, key, {
-      split: lambda split=split: map(transform, _iterate(directory, split))
-      for split in names})
+  return write(
+      data_dir,
+      key,
+      {
+          split: lambda split=split: map(transform, _iterate(directory, split))
+          for split in names
+      },
+  )
 
 
 def write_latents(directory: str, data_dir: str, name: str, encode) -> str:
   """Replaces rgb by `latents` = encode(rgb uint8 [T, H, W, 3]): [T, h, w, c]."""
+
   def transform(episode):
     rest = {k: v for k, v in episode.items() if k != 'rgb'}
     return {**rest, 'latents': np.asarray(encode(episode['rgb']))}
+
   return derive(directory, data_dir, name, transform)
 
 
 def schema(example: dict):
   """tfds features of an example: arrays of any length, fixed tail; strings."""
   tfds = _tfds()
+
   def feature(value):
     if isinstance(value, str):
       return tfds.features.Text()
     value = np.asarray(value)
-    return tfds.features.Tensor(shape=(None,) * bool(value.ndim)
-                                + value.shape[1:], dtype=value.dtype,
-                                encoding='bytes' if value.ndim else 'none')
+    return tfds.features.Tensor(
+        shape=(None,) * bool(value.ndim) + value.shape[1:],
+        dtype=value.dtype,
+        encoding='bytes' if value.ndim else 'none',
+    )
+
   return tfds.features.FeaturesDict({k: feature(v) for k, v in example.items()})
 
 
@@ -159,8 +177,10 @@ def _tfds():
     import array_record  # tfds would only say so when it writes.
     import importlib_resources  # Likewise.
   except ImportError as e:
-    raise missing('tensorflow-datasets array_record importlib_resources',
-                  'reading and writing records') from e
+    raise missing(
+        'tensorflow-datasets array_record importlib_resources',
+        'reading and writing records',
+    ) from e
   del array_record, importlib_resources
   tfds.disable_progress_bar()
   return tfds
@@ -173,14 +193,21 @@ def _open_builder(directory):
   try:
     return tfds.builder_from_directory(directory)
   except Exception as e:  # tfds raises what its JSON and protobuf parsers do.
-    raise _damaged(os.path.join(directory, 'dataset_info.json'), directory,
-                   e) from e
+    raise _damaged(
+        os.path.join(directory, 'dataset_info.json'), directory, e
+    ) from e
 
 
 def _damaged(path, directory, cause):
-  reason = ' '.join(str(cause).split())[:120]
-  return UserError(f'{path} is damaged or truncated ({reason}): delete '
-                   f'{directory} and run again to rebuild it')
+  return UserError(
+      f'{path} is damaged or truncated ({_line(cause)}): delete '
+      f'{directory} and run again to rebuild it'
+  )
+
+
+def _line(error):
+  """The message in one line of bounded length."""
+  return ' '.join(str(error).split())[:200]
 
 
 def _build(data_dir, key, splits):
@@ -191,12 +218,20 @@ def _build(data_dir, key, splits):
   first = next(episodes, None)
   if first is None:
     raise UserError(f'{key}: there is nothing to record')
-  examples = {first_split: itertools.chain([first], episodes),
-              **{split: make() for split, make in others}}
-  _builder_class(tfds, key)(
-      schema(first), {k: enumerate(v) for k, v in examples.items()},
-      data_dir=data_dir, config=key,
-      file_format='array_record').download_and_prepare()
+  examples = {
+      first_split: itertools.chain([first], episodes),
+      **{split: make() for split, make in others},
+  }
+  builder = _builder_class(tfds, key)(
+      schema(first),
+      {k: enumerate(v) for k, v in examples.items()},
+      data_dir=data_dir,
+      config=key,
+      file_format='array_record',
+  )
+  # tfds insists on a folder for downloads.
+  with tempfile.TemporaryDirectory() as unused:
+    builder.download_and_prepare(download_dir=unused)
 
 
 def _builder_class(tfds, key):
@@ -205,6 +240,7 @@ def _builder_class(tfds, key):
   # Registering is for finding builders by name; ours are found by folder.
   class Episodes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Writes the (key, example) pairs that it is given for each split."""
+
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=key, version=VERSION)]
 
@@ -214,8 +250,9 @@ def _builder_class(tfds, key):
 
     def _info(self):
       # Without shuffling, record i of a derived set is that of its source.
-      return tfds.core.DatasetInfo(builder=self, features=self._features,
-                                   disable_shuffling=True)
+      return tfds.core.DatasetInfo(
+          builder=self, features=self._features, disable_shuffling=True
+      )
 
     def _split_generators(self, dl_manager):
       del dl_manager

@@ -12,6 +12,7 @@ and becomes the same records as the embedded world's; what is not there is NaN
 by a hash of its name.
 """
 
+import fractions
 import hashlib
 import os
 
@@ -26,8 +27,15 @@ from worldsim_jax.errors import UserError
 SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
 
 
-def record(source_dir: str, data_dir: str, *, height: int, width: int,
-           frames_per_second: float, episode_frames: int = 300) -> str:
+def record(
+    source_dir: str,
+    data_dir: str,
+    *,
+    height: int,
+    width: int,
+    frames_per_second: float,
+    episode_frames: int = 300,
+) -> str:
   """Records a folder of films; returns the record set's folder.
 
   Args:
@@ -40,28 +48,51 @@ def record(source_dir: str, data_dir: str, *, height: int, width: int,
     episode_frames: longer films are cut into episodes of at most this length.
   """
   films = {split: paths for split, paths in _films(source_dir).items() if paths}
-  key = records.key_of('video', {
-      'size': [height, width], 'rate': frames_per_second,
-      'length': episode_frames, 'files': {
-          split: [_fingerprint(path) for path in paths]
-          for split, paths in films.items()}})
+  key = records.key_of(
+      'video',
+      {
+          'size': [height, width],
+          'rate': frames_per_second,
+          'length': episode_frames,
+          'files': {
+              split: [_fingerprint(path) for path in paths]
+              for split, paths in films.items()
+          },
+      },
+  )
 
   def episodes(paths):
     for path in paths:
       yield from read_episodes(
-          path, height=height, width=width, episode_frames=episode_frames,
-          frames_per_second=frames_per_second)
+          path,
+          height=height,
+          width=width,
+          episode_frames=episode_frames,
+          frames_per_second=frames_per_second,
+      )
 
-  return records.write(data_dir, key, {
-      split: lambda paths=paths: episodes(paths)
-      for split, paths in films.items()})
+  return records.write(
+      data_dir,
+      key,
+      {
+          split: lambda paths=paths: episodes(paths)
+          for split, paths in films.items()
+      },
+  )
 
 
-def read_episodes(path: str, *, height: int, width: int,
-                  frames_per_second: float, episode_frames: int = 300):
+def read_episodes(
+    path: str,
+    *,
+    height: int,
+    width: int,
+    frames_per_second: float,
+    episode_frames: int = 300,
+):
   """Yields the episodes of one film and its sidecar files."""
-  rgb = read(path, height=height, width=width,
-             frames_per_second=frames_per_second)
+  rgb = read(
+      path, height=height, width=width, frames_per_second=frames_per_second
+  )
   stem = os.path.splitext(path)[0]
   actions = _sidecar_actions(stem, len(rgb))
   caption = ''
@@ -73,46 +104,97 @@ def read_episodes(path: str, *, height: int, width: int,
     length = len(rgb[part])
     commands = actions[part].copy()
     commands[0] = 0  # By the schema: nothing led to an episode's first frame.
-    yield dict(rgb=rgb[part], actions=commands, pose=np.full((length, 4), np.nan),
-               shot_id=np.zeros(length, np.int32), caption=caption, recipe='')
+    yield dict(
+        rgb=rgb[part],
+        actions=commands,
+        pose=np.full((length, 4), np.nan),
+        shot_id=np.zeros(length, np.int32),
+        caption=caption,
+        recipe='',
+    )
 
 
-def read(path: str, *, height: int | None = None, width: int | None = None,
-         frames_per_second: float | None = None) -> np.ndarray:
+def read(
+    path: str,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    frames_per_second: float | None = None,
+) -> np.ndarray:
   """uint8 [T, H, W, 3] of a film; by default its own size and rate.
 
   Raises:
     UserError: if the file is missing, damaged, or not a film.
   """
   av = _av()
-  frames, due = [], 0.
+
+  def picture(frame):
+    rgb = frame.to_ndarray(format='rgb24')
+    if height is None:
+      return rgb
+    return area.resize(_middle(rgb, height, width), height, width)
+
   try:
     with av.open(path) as container:
-      for frame in container.decode(video=0):
-        if frames_per_second is not None and frame.time is not None:
-          # This frame is on screen until the next: it serves the samples that
-          # are due by now.
-          start = frame.time if not frames and not due else start
-          repeats = int((frame.time - start) * frames_per_second + 1e-6) + 1
-          repeats -= len(frames)
-        else:
-          repeats = 1
-        if repeats > 0:
-          rgb = frame.to_ndarray(format='rgb24')
-          if height is not None:
-            rgb = area.resize(_middle(rgb, height, width), height, width)
-          frames += [rgb] * repeats
+      stream = container.streams.video[0]
+      decoded = _decode(path, container, stream)
+      if frames_per_second is not None:
+        decoded = _sample(decoded, frames_per_second, stream.average_rate)
+      frames = [picture(frame) for frame in decoded]
+  except UserError:
+    raise
   except (av.error.FFmpegError, OSError, ValueError, IndexError) as e:
-    reason = ' '.join(str(e).split())
-    raise UserError(f'{path}: cannot decode this video ({reason}); check that '
-                    'it plays, or remove it') from e
+    reason = getattr(e, 'strerror', None) or e
+    raise UserError(
+        f'{path}: cannot decode this video ({reason}); check that '
+        'it plays, or remove it'
+    ) from e
   if not frames:
     raise UserError(f'{path}: the video has no frames')
   return np.stack(frames)
 
 
-def write_mp4(path: str, rgb_THWC: np.ndarray, frames_per_second: float, *,
-              scale: int = 1, quality: int = 18) -> None:
+def _decode(path, container, stream):
+  """Frames in order; a file that ends too early decodes without an error."""
+  count = 0
+  for frame in container.decode(stream):
+    yield frame
+    count += 1
+  # Files that play may lack a few of the frames that they announce.
+  if count < 0.9 * stream.frames:
+    raise UserError(
+        f'{path}: the video is truncated, {count} of its '
+        f'{stream.frames} frames are there; remove it or copy it '
+        'again'
+    )
+
+
+def _sample(decoded, rate, source_rate):
+  """What is on screen at 0, 1/rate, 2/rate, ... s after the first frame."""
+  shown, first, due = None, 0.0, 0
+  for frame in decoded:
+    if shown is None:
+      first = frame.time
+    # Sample `due` belongs to the frame before if it is before this one's time.
+    while shown is not None and due / rate < frame.time - first - 1e-6:
+      yield shown
+      due += 1
+    shown = frame
+  while shown is not None and (
+      due / rate < shown.time - first + 1 / source_rate - 1e-6
+  ):
+    yield shown
+    due += 1
+
+
+def write_mp4(
+    path: str,
+    rgb_THWC: np.ndarray,
+    frames_per_second: float,
+    *,
+    scale: int = 1,
+    quality: int = 18,
+) -> None:
   """Writes uint8 [T, H, W, 3] as H.264, under its name only when complete.
 
   Args:
@@ -124,15 +206,23 @@ def write_mp4(path: str, rgb_THWC: np.ndarray, frames_per_second: float, *,
   """
   av = _av()
   if rgb_THWC.dtype != np.uint8 or rgb_THWC.ndim != 4:
-    raise ValueError(f'frames are {rgb_THWC.dtype} {rgb_THWC.shape}, need uint8 '
-                     '[T, H, W, 3]')
+    raise ValueError(
+        f'frames are {rgb_THWC.dtype} {rgb_THWC.shape}, need uint8 '
+        '[T, H, W, 3]'
+    )
   rgb = rgb_THWC.repeat(scale, 1).repeat(scale, 2)
-  rgb = np.pad(rgb, ((0, 0), (0, rgb.shape[1] % 2), (0, rgb.shape[2] % 2),
-                     (0, 0)), mode='edge')
+  rgb = np.pad(
+      rgb,
+      ((0, 0), (0, rgb.shape[1] % 2), (0, rgb.shape[2] % 2), (0, 0)),
+      mode='edge',
+  )
+  rate = fractions.Fraction(frames_per_second).limit_denominator(1001)
   partial = f'{path}.{os.getpid()}.partial'
   try:
-    with av.open(partial, 'w', format='mp4') as container:
-      stream = container.add_stream('libx264', _fraction(frames_per_second))
+    with av.open(
+        partial, 'w', format='mp4', options={'movflags': 'faststart'}
+    ) as container:
+      stream = container.add_stream('libx264', rate)
       stream.height, stream.width = rgb.shape[1:3]
       stream.pix_fmt, stream.options = 'yuv420p', {'crf': str(quality)}
       for image in rgb:
@@ -154,37 +244,41 @@ def _av():
   return av
 
 
-def _fraction(rate):
-  import fractions
-  return fractions.Fraction(rate).limit_denominator(1001)
-
-
 def _films(source_dir):
   """Paths of each split, sorted."""
+
   def inside(directory):
-    return sorted(os.path.join(directory, name)
-                  for name in os.listdir(directory)
-                  if name.lower().endswith(SUFFIXES))
+    return sorted(
+        os.path.join(directory, name)
+        for name in os.listdir(directory)
+        if name.lower().endswith(SUFFIXES)
+    )
+
   try:
     if os.path.isdir(os.path.join(source_dir, 'train')):
-      films = {split: inside(os.path.join(source_dir, split))
-               for split in ('train', 'test')
-               if os.path.isdir(os.path.join(source_dir, split))}
+      films = {
+          split: inside(os.path.join(source_dir, split))
+          for split in ('train', 'test')
+          if os.path.isdir(os.path.join(source_dir, split))
+      }
     else:
       films = _divide(inside(source_dir))
   except OSError as e:
     raise UserError(f'{source_dir}: cannot list this folder ({e})') from e
   if not films.get('train'):
-    raise UserError(f'{source_dir}: no films ({", ".join(SUFFIXES)}) to train '
-                    'on')
+    raise UserError(
+        f'{source_dir}: no films ({", ".join(SUFFIXES)}) to train ' 'on'
+    )
   return films
 
 
 def _divide(paths):
   """One in ten, at least one of two or more, by the hash of the name."""
-  by_hash = sorted(paths, key=lambda path: hashlib.sha256(
-      os.path.basename(path).encode()).digest())
-  test = by_hash[:max(len(paths) // 10, len(paths) > 1)]
+  by_hash = sorted(
+      paths,
+      key=lambda path: hashlib.sha256(os.path.basename(path).encode()).digest(),
+  )
+  test = by_hash[: max(len(paths) // 10, len(paths) > 1)]
   return {'train': [path for path in paths if path not in test], 'test': test}
 
 
@@ -192,8 +286,9 @@ def _fingerprint(path):
   """Changes when the film or a sidecar file does."""
   stem = os.path.splitext(os.path.basename(path))[0]
   directory = os.path.dirname(path)
-  beside = sorted(name for name in os.listdir(directory)
-                  if name.startswith(stem + '.'))
+  beside = sorted(
+      name for name in os.listdir(directory) if name.startswith(stem + '.')
+  )
   stats = [os.stat(os.path.join(directory, name)) for name in beside]
   return [[name, s.st_size, s.st_mtime_ns] for name, s in zip(beside, stats)]
 
@@ -204,9 +299,11 @@ def _sidecar_actions(stem, num_frames):
     if os.path.exists(path):
       actions = actions_lib.read(path)
       if len(actions) != num_frames:
-        raise UserError(f'{path} has {len(actions)} rows, but {num_frames} '
-                        'frames are recorded of its film (one row per frame at '
-                        'the recorded rate)')
+        raise UserError(
+            f'{path} has {len(actions)} rows, but {num_frames} '
+            'frames are recorded of its film (one row per frame at '
+            'the recorded rate)'
+        )
       return actions
   return np.zeros((num_frames, 3), np.float32)
 
@@ -216,4 +313,4 @@ def _middle(rgb_HWC, height, width):
   h, w = rgb_HWC.shape[:2]
   new_h, new_w = min(h, w * height // width), min(w, h * width // height)
   top, left = (h - new_h) // 2, (w - new_w) // 2
-  return rgb_HWC[top:top + max(new_h, 1), left:left + max(new_w, 1)]
+  return rgb_HWC[top : top + max(new_h, 1), left : left + max(new_w, 1)]

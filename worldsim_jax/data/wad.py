@@ -22,39 +22,119 @@ IMPASSABLE = 1  # linedef flag
 PLAYER_START = 1  # thing type
 
 # Linedef actions that end the level or teleport whoever walks over the line.
-WALK_OVER_HAZARDS = (39, 52, 97, 124, 125, 126, 174, 195, 207, 208, 209, 210,
-                     243, 244, 262, 263)
+WALK_OVER_HAZARDS = (
+    39,
+    52,
+    97,
+    124,
+    125,
+    126,
+    174,
+    195,
+    207,
+    208,
+    209,
+    210,
+    243,
+    244,
+    262,
+    263,
+)
 
 # Thing types that stand in the way: radius in map units.
 SOLID_RADIUS = {
-    2035: 10, 54: 32, **dict.fromkeys(
-        (25, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 37, 41, 42, 43, 44, 45, 46,
-         47, 48, 55, 56, 57, 70, 85, 86, 2028), 16)}
+    2035: 10,
+    54: 32,
+    **dict.fromkeys(
+        (
+            25,
+            26,
+            27,
+            28,
+            29,
+            30,
+            31,
+            32,
+            33,
+            35,
+            36,
+            37,
+            41,
+            42,
+            43,
+            44,
+            45,
+            46,
+            47,
+            48,
+            55,
+            56,
+            57,
+            70,
+            85,
+            86,
+            2028,
+        ),
+        16,
+    ),
+}
 
-LINEDEF = np.dtype([('start', '<u2'), ('end', '<u2'), ('flags', '<u2'),
-                    ('special', '<u2'), ('tag', '<u2'), ('front', '<u2'),
-                    ('back', '<u2')])
-SIDEDEF = np.dtype([('x', '<i2'), ('y', '<i2'), ('upper', 'S8'),
-                    ('lower', 'S8'), ('middle', 'S8'), ('sector', '<u2')])
-SECTOR = np.dtype([('floor', '<i2'), ('ceiling', '<i2'), ('floor_flat', 'S8'),
-                   ('ceiling_flat', 'S8'), ('light', '<i2'),
-                   ('special', '<i2'), ('tag', '<i2')])
-THING = np.dtype([('x', '<i2'), ('y', '<i2'), ('angle', '<i2'),
-                  ('type', '<u2'), ('flags', '<u2')])
+LINEDEF = np.dtype(
+    [
+        ('start', '<u2'),
+        ('end', '<u2'),
+        ('flags', '<u2'),
+        ('special', '<u2'),
+        ('tag', '<u2'),
+        ('front', '<u2'),
+        ('back', '<u2'),
+    ]
+)
+SIDEDEF = np.dtype(
+    [
+        ('x', '<i2'),
+        ('y', '<i2'),
+        ('upper', 'S8'),
+        ('lower', 'S8'),
+        ('middle', 'S8'),
+        ('sector', '<u2'),
+    ]
+)
+SECTOR = np.dtype(
+    [
+        ('floor', '<i2'),
+        ('ceiling', '<i2'),
+        ('floor_flat', 'S8'),
+        ('ceiling_flat', 'S8'),
+        ('light', '<i2'),
+        ('special', '<i2'),
+        ('tag', '<i2'),
+    ]
+)
+THING = np.dtype(
+    [
+        ('x', '<i2'),
+        ('y', '<i2'),
+        ('angle', '<i2'),
+        ('type', '<u2'),
+        ('flags', '<u2'),
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
   """Geometry of a level; L segments, S sectors, K obstacles; map units."""
-  segments: np.ndarray    # float64 [L, 4]: x1, y1, x2, y2
-  front: np.ndarray       # int64 [L]: sector right of the segment
-  back: np.ndarray        # int64 [L]: sector left of it, -1 for a solid wall
+
+  segments: np.ndarray  # float64 [L, 4]: x1, y1, x2, y2
+  front: np.ndarray  # int64 [L]: sector right of the segment
+  back: np.ndarray  # int64 [L]: sector left of it, -1 for a solid wall
   impassable: np.ndarray  # bool [L]: players cannot cross, whatever the heights
-  hazard: np.ndarray      # bool [L]: crossing ends the level or teleports
-  floor: np.ndarray       # float64 [S]
-  ceiling: np.ndarray     # float64 [S]
-  sky: np.ndarray         # bool [S]: the ceiling is sky
-  obstacles: np.ndarray   # float64 [K, 3]: x, y, radius
+  hazard: np.ndarray  # bool [L]: crossing ends the level or teleports
+  floor: np.ndarray  # float64 [S]
+  ceiling: np.ndarray  # float64 [S]
+  sky: np.ndarray  # bool [S]: the ceiling is sky
+  obstacles: np.ndarray  # float64 [K, 3]: x, y, radius
   start: tuple[float, float, float]  # x, y, yaw in degrees
 
 
@@ -62,21 +142,27 @@ def read_directory(path: str) -> list[tuple[str, int, int]]:
   """Name, offset and size in bytes of every lump."""
   try:
     with open(path, 'rb') as f:
-      magic, count, offset = struct.unpack('<4sii', f.read(12))
+      header = f.read(12)
+      if header[:4] not in (b'IWAD', b'PWAD') or len(header) < 12:
+        raise UserError(f'{path}: not a WAD file')
+      count, offset = struct.unpack('<4xii', header)
       f.seek(offset)
-      table = f.read(16 * count)
-  except (OSError, struct.error) as e:
+      table = f.read()[: 16 * count]
+  except OSError as e:
     raise UserError(f'{path}: cannot read this WAD file ({e})') from e
-  if magic not in (b'IWAD', b'PWAD') or len(table) < 16 * count:
-    raise UserError(f'{path}: not a WAD file, or truncated')
-  return [(name.split(b'\0')[0].decode('latin1').upper(), start, size)
-          for start, size, name in struct.iter_unpack('<ii8s', table)]
+  if len(table) < 16 * count:
+    raise UserError(f'{path}: this WAD file is truncated')
+  return [
+      (name.split(b'\0')[0].decode('latin1').upper(), start, size)
+      for start, size, name in struct.iter_unpack('<ii8s', table)
+  ]
 
 
 def map_names(path: str) -> tuple[str, ...]:
   """The levels of a WAD file, in its order."""
-  return tuple(name for name, _, _ in read_directory(path)
-               if MAP_NAME.fullmatch(name))
+  return tuple(
+      name for name, _, _ in read_directory(path) if MAP_NAME.fullmatch(name)
+  )
 
 
 def load_level(path: str, map_name: str) -> Level:
@@ -95,7 +181,8 @@ def load_level(path: str, map_name: str) -> Level:
   things = np.frombuffer(lumps['THINGS'], THING)
   return Level(
       segments=np.concatenate(
-          [vertices[lines['start']], vertices[lines['end']]], 1).astype(float),
+          [vertices[lines['start']], vertices[lines['end']]], 1
+      ).astype(float),
       front=_facing_sector(lines['front'], sides),
       back=_facing_sector(lines['back'], sides),
       impassable=(lines['flags'] & IMPASSABLE) > 0,
@@ -104,7 +191,24 @@ def load_level(path: str, map_name: str) -> Level:
       ceiling=sectors['ceiling'].astype(float),
       sky=np.char.startswith(sectors['ceiling_flat'], b'F_SKY'),
       obstacles=_obstacles(things),
-      start=_player_start(things, path, map_name))
+      start=_player_start(things, path, map_name),
+  )
+
+
+def sectors_in_row(level: Level, x: np.ndarray, y: float) -> np.ndarray:
+  """The sectors at points (x, y), -1 in the void; x [N] to int64 [N].
+
+  Going east along the row, the line crossed last tells the sector.
+  """
+  x1, y1, x2, y2 = level.segments.T
+  y = y + 1 / 128  # To miss the vertices: they have whole numbers.
+  crossed = np.flatnonzero((y1 > y) != (y2 > y))
+  x1, y1, x2, y2 = level.segments[crossed].T
+  crossing = x1 + (y - y1) * (x2 - x1) / (y2 - y1)
+  # The front is on the right: to the east, if the line goes north.
+  east = np.where(y2 > y1, level.front[crossed], level.back[crossed])
+  order = np.argsort(crossing)
+  return np.append(-1, east[order])[np.searchsorted(crossing[order], x)]
 
 
 def pwad(lumps: list[tuple[str, bytes]]) -> bytes:
@@ -122,12 +226,14 @@ def _level_lumps(path, map_name):
   names = [name for name, _, _ in directory]
   if map_name not in names:
     known = ', '.join(n for n in names if MAP_NAME.fullmatch(n))
-    raise UserError(f'{os.path.basename(path)} has no map {map_name!r}; '
-                    f'it has: {known or "none"}')
+    raise UserError(
+        f'{os.path.basename(path)} has no map {map_name!r}; '
+        f'it has: {known or "none"}'
+    )
   first = names.index(map_name) + 1
   lumps = {}
   with open(path, 'rb') as f:
-    for name, offset, size in directory[first:first + 11]:
+    for name, offset, size in directory[first : first + 11]:
       if MAP_NAME.fullmatch(name):
         break
       f.seek(offset)
@@ -142,8 +248,11 @@ def _facing_sector(side, sides):
 
 
 def _obstacles(things):
-  solid = [(t['x'], t['y'], SOLID_RADIUS[int(t['type'])]) for t in things
-           if int(t['type']) in SOLID_RADIUS]
+  solid = [
+      (t['x'], t['y'], SOLID_RADIUS[int(t['type'])])
+      for t in things
+      if int(t['type']) in SOLID_RADIUS
+  ]
   return np.array(solid, float).reshape(-1, 3)
 
 

@@ -5,6 +5,8 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import multiprocessing
+import os
+import threading
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
@@ -18,6 +20,7 @@ JOB_BYTES = 2**25  # of frames that a worker sends back at once
 @dataclasses.dataclass(frozen=True)
 class World:
   """All that a record set depends on; sizes in pixels, `episodes` per map."""
+
   train_maps: tuple[str, ...]
   test_maps: tuple[str, ...]
   train_episodes: int = 12
@@ -36,8 +39,10 @@ class World:
     for split in splits.SPLITS:
       for name in self.maps(split):
         if splits.split_of(name) != split:
-          raise UserError(f'{name} is a map of the {splits.split_of(name)} '
-                          f'split; it cannot be in {split}_maps')
+          raise UserError(
+              f'{name} is a map of the {splits.split_of(name)} '
+              f'split; it cannot be in {split}_maps'
+          )
 
   def maps(self, split: str) -> tuple[str, ...]:
     return self.train_maps if split == 'train' else self.test_maps
@@ -55,9 +60,15 @@ def build(world: World, data_dir: str, num_workers: int = 2) -> str:
       not depend on it.
   """
   key = records.key_of('world', dataclasses.asdict(world))
-  return records.write(data_dir, key, {
-      split: lambda split=split: _episodes(world, split, num_workers)
-      for split in splits.SPLITS if world.maps(split)})
+  return records.write(
+      data_dir,
+      key,
+      {
+          split: lambda split=split: _episodes(world, split, num_workers)
+          for split in splits.SPLITS
+          if world.maps(split)
+      },
+  )
 
 
 def _episodes(world, split, num_workers):
@@ -69,7 +80,9 @@ def _episodes(world, split, num_workers):
     return
   # Spawned, not forked: this process may hold accelerator threads.
   context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(num_workers, context) as pool:
+  with concurrent.futures.ProcessPoolExecutor(
+      num_workers, context, initializer=_end_with_parent
+  ) as pool:
     pending = collections.deque()
     try:
       while jobs or pending:
@@ -80,6 +93,16 @@ def _episodes(world, split, num_workers):
     finally:
       for future in pending:
         future.cancel()
+
+
+def _end_with_parent():
+  """A worker whose parent is killed would wait for jobs for ever."""
+
+  def watch():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def _jobs(world, split):
@@ -93,14 +116,27 @@ def _jobs(world, split):
 
 
 def _play(world, map_name, numbers):
-  options = {k: getattr(world, k) for k in (
-      'height', 'width', 'render_height', 'render_width', 'tics_per_frame',
-      'monsters')}
+  options = {
+      k: getattr(world, k)
+      for k in (
+          'height',
+          'width',
+          'render_height',
+          'render_width',
+          'tics_per_frame',
+          'monsters',
+      )
+  }
   with engine_lib.Engine(map_name, **options) as engine:
-    return [episodes.record(engine, policy=world.policy,
-                            num_frames=world.num_frames,
-                            seed=_seed(world.seed, map_name, number))
-            for number in numbers]
+    return [
+        episodes.record(
+            engine,
+            policy=world.policy,
+            num_frames=world.num_frames,
+            seed=_seed(world.seed, map_name, number),
+        )
+        for number in numbers
+    ]
 
 
 def _seed(seed, map_name, number):

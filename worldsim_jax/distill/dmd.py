@@ -59,6 +59,7 @@ def generator_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
       rng_eps, video, noise_levels(rng_sigma, len(video), config),
       context_frames)
   bind = lambda name: functools.partial(velocity_fn, params[name])
+  conditioning = conditioning.with_masks()
   teacher = guidance.guided(bind('teacher'), conditioning,
                             conditioning.unconditional(), config.guidance_scale)
   timesteps = flow.timesteps(sigma_BF)

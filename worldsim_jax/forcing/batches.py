@@ -37,6 +37,24 @@ def image_before_future(latents_BFHWC, context_frames):
   return _gather(latents_BFHWC, jnp.minimum(frames, context_frames) - 1)
 
 
+def group_actions(actions_BPA, time_stride: int):
+  """Actions per pixel frame to actions per latent frame.
+
+  Args:
+    actions_BPA: normalised; action p led to pixel frame p. P = 1 + s (F - 1).
+    time_stride: s, pixel frames per latent frame. Latent frame f stands for
+      pixel frames s (f - 1) + 1 .. s f, the first one for frame 0 alone.
+
+  Returns:
+    [B, F, s A].
+  """
+  missing = -actions_BPA.shape[1] % time_stride
+  padded = jnp.pad(actions_BPA, ((0, 0), (missing, 0), (0, 0)))
+  batch, frames, components = padded.shape
+  return padded.reshape(
+      batch, frames // time_stride, time_stride * components)
+
+
 def _gather(latents_BFHWC, index_F):
   known_F = (index_F >= 0).astype(latents_BFHWC.dtype)
   image = latents_BFHWC[:, jnp.maximum(index_F, 0)]

@@ -40,8 +40,8 @@ def make_generator(velocity_fn, new_cache, sampling: rollouts.Sampling, *,
     _, video = rollouts.rollout(
         velocity_fn, params, state, noise, given.frames(context_frames, num_new),
         sampling, exit_step, rng_steps)
-    metrics = {'exit_step': exit_step, 'mean_abs': jnp.mean(jnp.abs(video)),
-               'std': jnp.std(video)}
+    metrics = {'exit_step': exit_step, 'mean_abs_x': jnp.mean(jnp.abs(video)),
+               'std_x': jnp.std(video)}
     return jnp.concatenate([context, video], axis=1), metrics
 
   return generate

@@ -39,21 +39,28 @@ class Conditioning:
 
   def frames(self, start, size: int) -> 'Conditioning':
     """The conditioning of frames start .. start+size-1 (start may be traced)."""
-    def cut(x):
-      return x if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, 1)
-
-    return self.replace(
-        actions=cut(self.actions), actions_mask=cut(self.actions_mask),
-        image=cut(self.image), image_mask=cut(self.image_mask))
+    return self._map_frames(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, 1))
 
   def repeat_frames(self, times: int) -> 'Conditioning':
     """The same frames several times in one sequence ([clean; noisy])."""
-    def tile(x):
-      return x if x is None else jnp.concatenate([x] * times, axis=1)
+    return self._map_frames(lambda x: jnp.concatenate([x] * times, axis=1))
 
-    return self.replace(
-        actions=tile(self.actions), actions_mask=tile(self.actions_mask),
-        image=tile(self.image), image_mask=tile(self.image_mask))
+  def pad_frames(self, size: int) -> 'Conditioning':
+    """Repeats the last frame until there are `size` frames."""
+    def pad(x):
+      missing = size - x.shape[1]
+      last = jnp.repeat(x[:, -1:], max(missing, 0), axis=1)
+      return jnp.concatenate([x, last], axis=1)
+
+    return self._map_frames(pad)
+
+  def _map_frames(self, fn) -> 'Conditioning':
+    streams = (self.actions, self.actions_mask, self.image, self.image_mask)
+    actions, actions_mask, image, image_mask = (
+        x if x is None else fn(x) for x in streams)
+    return self.replace(actions=actions, actions_mask=actions_mask,
+                        image=image, image_mask=image_mask)
 
   def with_image(self, image_BFHWC, image_mask_BF) -> 'Conditioning':
     return self.replace(image=image_BFHWC, image_mask=image_mask_BF)

@@ -49,8 +49,24 @@ import jax.numpy as jnp
 # One previous frame [B, h, w, C] per MemBlock, in order of depth.
 Carry = tuple[jax.Array, ...]
 
-_conv3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1)
-_conv1 = functools.partial(nn.Conv, kernel_size=(1, 1), use_bias=False)
+
+def _kernel_init(rng, shape, dtype=jnp.float32):
+  """He's uniform distribution; drawn as a vector because XLA's CPU compiler
+
+  needs seconds for every random array of more than two axes.
+  """
+  limit = math.sqrt(6 / math.prod(shape[:-1]))
+  return _draw(jax.random.uniform, rng, shape, dtype) * 2 * limit - limit
+
+
+def _draw(sample, rng, shape, dtype):
+  return sample(rng, (math.prod(shape),), dtype).reshape(shape)
+
+
+_conv3 = functools.partial(
+    nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=_kernel_init)
+_conv1 = functools.partial(
+    nn.Conv, kernel_size=(1, 1), use_bias=False, kernel_init=_kernel_init)
 
 
 class TinyVAE(nn.Module):
@@ -345,7 +361,8 @@ def reconstruction_loss(
     z, _ = vae.apply(variables, video_BPHWC, method='encode')
     if latent_noise:
       std_C = jax.lax.stop_gradient(z.std(axis=(0, 1, 2, 3)))
-      z += latent_noise * std_C * jax.random.normal(rng, z.shape, z.dtype)
+      z += latent_noise * std_C * _draw(
+          jax.random.normal, rng, z.shape, z.dtype)
     out_BPHWC, _ = vae.apply(variables, z, clip=False, method='decode')
     error_BPHWC = out_BPHWC - video_BPHWC
     total = _mean_power(error_BPHWC, power)

@@ -34,6 +34,13 @@ def place_batch(mesh, batch, batch_size_key: str = 'config.*.batch_size'):
   return jax.device_put(batch, NamedSharding(mesh, PartitionSpec('data')))
 
 
+def abstract(mesh, tree):
+  """Shapes and layouts of a replicated tree, for a checkpoint to restore to."""
+  sharding = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 def replicate(mesh, tree):
   """Puts a copy of every array on each device of the mesh."""
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -11,7 +11,6 @@ import json
 from typing import Any, Iterator
 
 from etils import epath
-import jax
 import orbax.checkpoint as ocp
 
 from worldsim_jax.errors import UserError
@@ -52,11 +51,20 @@ class Checkpoints:
           data=ocp.args.JsonSave(iterator_state),
           config=ocp.args.JsonSave(self._config)), force=True)
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, exception_type, *_):
+    if exception_type is None:
+      self.close()
+    else:
+      self._manager.close()  # Its own error must not hide the first one.
+
   def restore(self, like) -> tuple[Any, dict[str, Any]] | None:
     """The newest readable checkpoint, or None if there is none.
 
     Args:
-      like: a state of the right shapes (arrays or ShapeDtypeStructs).
+      like: a state of arrays or ShapeDtypeStructs; shardings are obeyed.
 
     Returns:
       (state, data iterator state). A checkpoint that cannot be read is skipped
@@ -72,7 +80,7 @@ class Checkpoints:
             config=ocp.args.JsonRestore()))['config']
         check_same_config(saved, self._config, self._directory)
         restored = self._manager.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(jax.eval_shape(lambda: like)),
+            state=ocp.args.StandardRestore(like),
             data=ocp.args.JsonRestore()))
         return restored['state'], restored['data']
       except UserError:

@@ -1,0 +1,162 @@
+"""Batches are a function of (seed, step), and clips are what they say."""
+
+import glob
+import json
+import os
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from worldsim_jax.data import pipeline
+from worldsim_jax.data import records
+from worldsim_jax.errors import UserError
+
+
+def episode(number, frames=20):
+  """Pixel and action values tell episode and frame."""
+  t = np.arange(frames)
+  rgb = np.zeros((frames, 4, 6, 3), np.uint8)
+  rgb[..., 0], rgb[..., 1] = number, t[:, None, None]
+  return dict(
+      rgb=rgb,
+      actions=np.stack([t, t, t], 1).astype(np.float32),
+      caption=f'episode {number}',
+  )
+
+
+class PipelineTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.source = [episode(k) for k in range(10)]
+
+  def batches(self, source=None, **options):
+    return pipeline.make_iterator(
+        self.source if source is None else source,
+        **{**dict(batch_size=4, clip_frames=5, seed=0), **options},
+    )
+
+  def test_clips_are_successive_frames_of_one_episode(self):
+    batch = next(self.batches(fields=('rgb', 'actions', 'caption')))
+    self.assertEqual(batch['rgb'].shape, (4, 5, 4, 6, 3))
+    self.assertEqual(batch['actions'].shape, (4, 5, 3))
+    for k in range(4):
+      number, frame = batch['rgb'][k, :, 0, 0, 0], batch['rgb'][k, :, 0, 0, 1]
+      self.assertEqual(batch['caption'][k], f'episode {number[0]}')
+      np.testing.assert_array_equal(number, number[0])
+      np.testing.assert_array_equal(frame, frame[0] + np.arange(5))
+      np.testing.assert_array_equal(batch['actions'][k, :, 0], frame)
+
+  def test_a_restored_state_gives_the_very_same_batches(self):
+    batches = self.batches()
+    for _ in range(7):
+      next(batches)
+    state = json.loads(json.dumps(batches.get_state()))
+    expected = [next(batches) for _ in range(5)]
+    fresh = self.batches()
+    fresh.set_state(state)
+    for batch in expected:
+      again = next(fresh)
+      for name in batch:
+        np.testing.assert_array_equal(batch[name], again[name])
+
+  @parameterized.parameters(dict(in_memory=False), dict(num_threads=1))
+  def test_how_it_is_read_does_not_change_what_is_read(self, **options):
+    one, other = self.batches(), self.batches(**options)
+    for _ in range(5):
+      np.testing.assert_array_equal(next(one)['rgb'], next(other)['rgb'])
+
+  def test_seeds_differ(self):
+    self.assertFalse(
+        np.array_equal(
+            next(self.batches(seed=0))['rgb'], next(self.batches(seed=1))['rgb']
+        )
+    )
+
+  def test_every_pass_sees_every_episode_in_another_order(self):
+    batches = self.batches(batch_size=10)
+    first, second = (
+        [int(k) for k in next(batches)['rgb'][:, 0, 0, 0, 0]] for _ in range(2)
+    )
+    self.assertCountEqual(first, range(10))
+    self.assertCountEqual(second, range(10))
+    self.assertNotEqual(first, second)
+
+  def test_processes_share_a_pass_without_overlap(self):
+    parts = [
+        next(self.batches(batch_size=5, process_index=k, process_count=2))
+        for k in range(2)
+    ]
+    seen = [int(n) for part in parts for n in part['rgb'][:, 0, 0, 0, 0]]
+    self.assertCountEqual(seen, range(10))
+
+  def test_impossible_requests_name_the_argument(self):
+    longer = [dict(episode(0), latents=np.zeros((7, 1)))]
+    with self.assertRaisesRegex(ValueError, "agree.*'latents': 7"):
+      self.batches(longer, fields=('rgb', 'latents'))
+    with self.assertRaisesRegex(ValueError, 'clip_frames=21 .*20 frames'):
+      self.batches(clip_frames=21)
+    with self.assertRaisesRegex(ValueError, "no field 'depth'.*rgb, actions"):
+      self.batches(fields=('depth',))
+    with self.assertRaisesRegex(ValueError, 'no episodes'):
+      self.batches([])
+
+  def test_a_damaged_record_reaches_the_reader_by_name(self):
+    directory = records.write(
+        self.create_tempdir().full_path,
+        'k',
+        {'train': lambda: (episode(k) for k in range(20))},
+    )
+    source = records.Source(directory, 'train')
+    [path] = glob.glob(directory + '/*train*')
+    batches = self.batches(source, in_memory=False)
+    with open(path, 'r+b') as f:
+      f.write(b'\xff' * (os.path.getsize(path) // 2))
+    with self.assertRaisesRegex(UserError, os.path.basename(path)):
+      for _ in range(10):
+        next(batches)
+
+
+class EvalClipsTest(absltest.TestCase):
+
+  def test_clips_are_the_same_on_every_call_and_from_all_episodes(self):
+    source = [episode(k) for k in range(4)]
+    one, two = (
+        pipeline.eval_clips(source, clip_frames=6, num_clips=8)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(one['rgb'], two['rgb'])
+    self.assertEqual(one['rgb'].shape, (8, 6, 4, 6, 3))
+    self.assertCountEqual(one['rgb'][:, 0, 0, 0, 0].tolist(), [0, 1, 2, 3] * 2)
+
+  def test_only_clips_that_move_are_taken_if_asked(self):
+    still = dict(episode(0), rgb=np.zeros((20, 4, 6, 3), np.uint8))
+    clips = pipeline.eval_clips(
+        [still, episode(1)],
+        clip_frames=6,
+        num_clips=3,
+        min_motion=0.3,
+        fields=('rgb',),
+    )
+    np.testing.assert_array_equal(clips['rgb'][:, 0, 0, 0, 0], 1)
+    with self.assertRaisesRegex(ValueError, 'only 0 of num_clips=2'):
+      pipeline.eval_clips([still], clip_frames=6, num_clips=2, min_motion=0.3)
+
+
+class MotionTest(absltest.TestCase):
+
+  def test_motion_is_the_mean_difference_in_grey_levels(self):
+    rgb = np.zeros((1, 3, 2, 2, 3), np.uint8)
+    rgb[:, 1], rgb[:, 2] = 10, 4
+    np.testing.assert_array_equal(pipeline.motion(rgb), [[0, 10, 6]])
+
+  def test_pose_motion_goes_the_short_way_round(self):
+    pose = np.array([[0, 0, 41, 350.0], [3, 4, 41, 10.0], [3, 4, 50, 5.0]])
+    distance, turn = pipeline.pose_motion(pose)
+    np.testing.assert_allclose(distance, [0, 5, 0])
+    np.testing.assert_allclose(turn, [0, 20, 5])
+
+
+if __name__ == '__main__':
+  absltest.main()

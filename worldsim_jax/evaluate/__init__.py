@@ -1,0 +1,1 @@
+"""Evaluation against the exact future, films, and the report."""

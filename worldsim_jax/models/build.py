@@ -1,0 +1,88 @@
+"""From a configuration to modules: the one place that reads config.model etc."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from worldsim_jax.attention import kv_cache
+from worldsim_jax.diffusion import flow
+from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.tiny_vae import TinyVAE
+from worldsim_jax.models.transformer import VideoTransformer
+
+NUM_ACTIONS = 3  # forward, strafe, turn
+
+
+def transformer(config) -> VideoTransformer:
+  """The transformer of config.model, sized to config.vae's latents."""
+  vae = tiny_vae(config)
+  actions = NUM_ACTIONS * vae.time_stride if config.data.actions else 0
+  return VideoTransformer(
+      latent_channels=vae.latent_channels, action_dim=actions,
+      text_dim=config.text.dim, **_fields(config.model))
+
+
+def tiny_vae(config) -> TinyVAE:
+  return TinyVAE(**_fields(config.vae))
+
+
+def latent_size(config) -> tuple[int, int]:
+  """Height and width of a latent frame.
+
+  Raises:
+    ValueError: if the VAE or the patches do not divide the frames.
+  """
+  size = (config.data.height, config.data.width)
+  divisor = tiny_vae(config).space_stride
+  patch = tuple(config.model.patch)
+  for name, pixels, p in zip(('height', 'width'), size, patch):
+    if pixels % (divisor * p):
+      raise ValueError(
+          f'config.data.{name}={pixels} must be a multiple of {divisor * p} '
+          f'(VAE stride {divisor} times config.model.patch {p}).')
+  return size[0] // divisor, size[1] // divisor
+
+
+def tokens_per_frame(config) -> int:
+  height, width = latent_size(config)
+  return height * width // (config.model.patch[0] * config.model.patch[1])
+
+
+def example_inputs(config, batch: int = 1, frames: int = 1):
+  """(x, timesteps, conditioning) of zeros, to initialise a transformer."""
+  model, size = transformer(config), latent_size(config)
+  x = jnp.zeros((batch, frames, *size, model.latent_channels))
+  conditioning = Conditioning(
+      text=jnp.zeros((batch, 1, model.text_dim)) if model.text_dim else None,
+      actions=(jnp.zeros((batch, frames, model.action_dim))
+               if model.action_dim else None),
+      image=x if model.image else None)
+  return x, jnp.zeros((batch, frames)), conditioning
+
+
+def new_cache(config, batch: int, num_slots: int | None = None):
+  """An empty KV cache as config.student describes it, or with more slots."""
+  model, student = config.model, config.student
+  return kv_cache.empty(
+      num_layers=model.num_layers, batch=batch,
+      num_slots=num_slots or student.window + student.sink,
+      tokens_per_frame=tokens_per_frame(config), num_heads=model.num_heads,
+      head_dim=model.dim // model.num_heads, sink=student.sink,
+      relative=student.relative_positions, dtype=jnp.dtype(model.dtype))
+
+
+def student_sigmas(config) -> jax.Array:
+  return flow.few_step_sigmas(
+      tuple(config.student.timesteps), config.student.shift)
+
+
+def velocity_fn(model: VideoTransformer):
+  """(params, x, timesteps, conditioning, context=None, cache=None) -> model."""
+  return lambda params, *args: model.apply({'params': params}, *args)
+
+
+def _fields(config: Mapping) -> dict:
+  """Module fields; ConfigDict gives lists where modules want tuples."""
+  return {k: tuple(v) if isinstance(v, (list, tuple)) else v
+          for k, v in config.items()}

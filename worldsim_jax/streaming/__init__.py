@@ -1,0 +1,1 @@
+"""Streaming: a trained world, stepped action by action."""

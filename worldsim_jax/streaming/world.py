@@ -1,0 +1,243 @@
+"""A trained world in memory: model, tokenizer, and how the student samples.
+
+`World.start` and `World.advance` are pure functions of their arguments, so they
+can be jitted, exported (`streaming/export.py`) and batched; `stream` and `step`
+wrap them for one interactive session. The session is a value: `step` consumes the
+one that it is given and returns the next.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from worldsim_jax.data.actions import ActionSpace
+from worldsim_jax.data.actions import parse
+from worldsim_jax.forcing import batches
+from worldsim_jax.forcing import rollout
+from worldsim_jax.models import build
+from worldsim_jax.models import tiny_vae
+from worldsim_jax.models.conditioning import Conditioning
+
+
+@flax.struct.dataclass
+class Session:
+  """A stream in progress: B videos that advance together.
+
+  Attributes:
+    video: the student's cache and its latest frame.
+    decoder: the tokenizer's memory of what it has decoded.
+    text: [B, L, C], or None.
+    key: the stream's random key.
+    chunk: chunks made so far.
+  """
+  video: rollout.RolloutState
+  decoder: Any
+  text: jax.Array | None
+  key: jax.Array
+  chunk: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """What `worldsim_jax.load` returns.
+
+  Attributes:
+    config: of the run that made it.
+    params: of the student.
+    vae_variables: of the tokenizer, latent statistics included.
+    starts: uint8 [n, P, H, W, 3], frames that a stream may begin with.
+  """
+  config: ml_collections.ConfigDict
+  params: Any
+  vae_variables: Any
+  starts: np.ndarray
+
+  @functools.cached_property
+  def model(self):
+    return build.transformer(self.config)
+
+  @functools.cached_property
+  def vae(self):
+    return build.tiny_vae(self.config)
+
+  @property
+  def frames_per_step(self) -> int:
+    """Pixel frames that each `step` makes."""
+    return self.config.student.chunk * self.vae.time_stride
+
+  @property
+  def context_frames(self) -> int:
+    """Pixel frames that a stream begins with."""
+    return 1 + self.vae.time_stride * (self.config.student.context_frames - 1)
+
+  def stream(self, prompt: str | None = None, frames=None, seed: int = 0):
+    """Begins an interactive session.
+
+    Args:
+      prompt: what the world should be, for models with text.
+      frames: uint8 [P, H, W, 3], P = context_frames, to begin with; default: one
+        of `starts`, chosen by the seed.
+      seed: of everything random.
+
+    Raises:
+      ValueError: for frames of another shape, or a prompt to a model without
+        text.
+    """
+    if frames is None:
+      frames = self.starts[seed % len(self.starts)]
+    frames = np.asarray(frames)[-self.context_frames:]
+    expected = (self.context_frames, self.config.data.height,
+                self.config.data.width, 3)
+    if frames.shape != expected:
+      raise ValueError(f'frames have shape {frames.shape}, this world begins '
+                       f'with {expected} (config.student.context_frames).')
+    actions = jnp.zeros((1, self.context_frames, build.NUM_ACTIONS))
+    return self._jit_start(
+        self.variables, frames[None], actions, self.encode_text(prompt),
+        jax.random.key_data(jax.random.key(seed)))
+
+  def step(self, session: Session, action):
+    """Advances a session by one chunk.
+
+    Args:
+      session: from `stream` or `step`; it is consumed.
+      action: a script ('forward', 'forward+left*3'), or an array [3] that holds
+        for the whole chunk, or [frames_per_step, 3]; in physical units, see
+        data/actions.py.
+
+    Returns:
+      (session, frames uint8 [frames_per_step, H, W, 3]).
+    """
+    actions = parse(action) if isinstance(action, str) else np.asarray(action)
+    actions = np.atleast_2d(actions)
+    if len(actions) == 1:
+      actions = np.repeat(actions, self.frames_per_step, axis=0)
+    if actions.shape != (self.frames_per_step, build.NUM_ACTIONS):
+      raise ValueError(
+          f'action has shape {actions.shape}; a step takes [3] or '
+          f'[{self.frames_per_step}, 3] (config.student.chunk).')
+    session, frames = self._jit_advance(
+        self.variables, session, ActionSpace().normalise(actions)[None])
+    return session, frames[0]
+
+  @property
+  def variables(self):
+    """All parameters: the first argument of `start` and `advance`."""
+    return {'student': self.params, 'vae': self.vae_variables}
+
+  def encode_text(self, prompt: str | None):
+    """Text embeddings [1, L, C], or None for a model without text."""
+    if not self.model.text_dim:
+      if prompt is not None:
+        raise ValueError('this world was trained without text '
+                         "(config.text.encoder='null'); leave the prompt out.")
+      return None
+    return text_encoder(self.config)([prompt or ''])
+
+  def start(self, variables, frames_BPHWC, actions_BPA, text, key) -> Session:
+    """Reads the first frames into a session; pure.
+
+    Args:
+      variables: see `variables`.
+      frames_BPHWC: uint8, context_frames of them.
+      actions_BPA: normalised, of these frames.
+      text: [B, L, C] or None.
+      key: raw random key data, uint32.
+    """
+    latents, _ = self.vae.apply(variables['vae'], tiny_vae.to_float(frames_BPHWC),
+                                method='encode')
+    _, decoder = self.vae.apply(variables['vae'], latents, method='decode')
+    conditioning = Conditioning(
+        text=text, actions=batches.group_actions(
+            actions_BPA, self.vae.time_stride))
+    video = rollout.start(
+        build.velocity_fn(self.model), variables['student'],
+        build.new_cache(self.config, len(latents)), latents, conditioning,
+        self.sampling)
+    return Session(video, decoder, text, key, jnp.zeros((), jnp.int32))
+
+  def advance(self, variables, session: Session, actions_BPA):
+    """Makes the next chunk; pure.
+
+    Args:
+      variables: see `variables`.
+      session: the stream so far.
+      actions_BPA: normalised, [B, frames_per_step, A].
+
+    Returns:
+      (session, frames uint8 [B, frames_per_step, H, W, 3]).
+    """
+    key = jax.random.fold_in(
+        jax.random.wrap_key_data(session.key), session.chunk)
+    rng_noise, rng_steps = jax.random.split(key)
+    last = session.video.last_frame
+    noise = jax.random.normal(
+        rng_noise, (len(last), self.config.student.chunk, *last.shape[1:]))
+    conditioning = Conditioning(
+        text=session.text, actions=batches.group_actions(
+            actions_BPA, self.vae.time_stride))
+    video, x0 = rollout.generate_chunk(
+        build.velocity_fn(self.model), variables['student'], session.video, noise,
+        conditioning, self.sampling, len(self.sampling.sigmas) - 1, rng_steps)
+    frames, decoder = self.vae.apply(
+        variables['vae'], x0, session.decoder, method='decode')
+    session = session.replace(
+        video=video, decoder=decoder, chunk=session.chunk + 1)
+    return session, tiny_vae.to_uint8(frames)
+
+  def continue_videos(self, frames_BPHWC, actions_BPA, seed: int = 0):
+    """Continues B videos to the end of their actions; a scan of `advance`.
+
+    Args:
+      frames_BPHWC: uint8, the first context_frames of each video.
+      actions_BPA: physical units, for given and new frames: actions[:, p] leads
+        to frame p. The new frames are a multiple of frames_per_step.
+      seed: of everything random.
+
+    Returns:
+      uint8 [B, P_new, H, W, 3].
+    """
+    actions = ActionSpace().normalise(actions_BPA)
+    key = jax.random.key_data(jax.random.key(seed))
+    return self._jit_continue(self.variables, frames_BPHWC, actions, key)
+
+  @functools.cached_property
+  def sampling(self) -> rollout.Sampling:
+    return rollout.Sampling(
+        build.student_sigmas(self.config), self.config.student.chunk,
+        self.config.student.context_sigma)
+
+  @functools.cached_property
+  def _jit_start(self):
+    return jax.jit(self.start)
+
+  @functools.cached_property
+  def _jit_advance(self):
+    return jax.jit(self.advance, donate_argnums=1)
+
+  @functools.cached_property
+  def _jit_continue(self):
+    def run(variables, frames, actions, key):
+      given = self.context_frames
+      new = actions[:, given:]
+      chunks = jnp.moveaxis(new.reshape(
+          new.shape[0], -1, self.frames_per_step, new.shape[-1]), 1, 0)
+      session = self.start(variables, frames, actions[:, :given], None, key)
+      _, video = jax.lax.scan(
+          functools.partial(self.advance, variables), session, chunks)
+      video = jnp.moveaxis(video, 0, 1)
+      return video.reshape(*new.shape[:2], *video.shape[3:])
+
+    return jax.jit(run)
+
+
+def text_encoder(config):
+  """The encoder of config.text: a function from prompts to [B, L, C]."""
+  from worldsim_jax.models import text_encoder as encoders  # heavy
+  return encoders.make(config.text.encoder, config.text.length)

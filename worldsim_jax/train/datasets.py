@@ -1,0 +1,79 @@
+"""The record sets of a run: frames as rendered, and latents made of them."""
+
+import functools
+import hashlib
+import os
+
+import jax
+import numpy as np
+
+from worldsim_jax.data import pipeline
+from worldsim_jax.data import records
+from worldsim_jax.data import splits
+from worldsim_jax.data import worlds
+from worldsim_jax.data.actions import ActionSpace
+from worldsim_jax.forcing import batches
+from worldsim_jax.models import tiny_vae
+
+FRAME_FIELDS = ('rgb', 'actions')
+
+
+def frames(config, workdir) -> str:
+  """The folder of the run's frames: rendered here, or the user's records."""
+  data = config.data
+  if data.records:
+    return data.records
+  generated = lambda split, count: splits.generated_maps(split, count)
+  world = worlds.World(
+      train_maps=tuple(data.train_maps) + generated(
+          'train', data.generated_train_maps),
+      test_maps=tuple(data.test_maps) + generated(
+          'test', data.generated_test_maps),
+      train_episodes=data.train_episodes, test_episodes=data.test_episodes,
+      num_frames=data.num_frames, policy=data.policy, height=data.height,
+      width=data.width, tics_per_frame=data.tics_per_frame, seed=config.seed)
+  return worlds.build(world, _data_dir(config, workdir), data.num_workers)
+
+
+def latents(config, workdir, directory: str, vae, variables) -> str:
+  """The folder of the same episodes as latents, with grouped actions."""
+  encode = jax.jit(functools.partial(vae.apply, method='encode'))
+
+  def transform(episode):
+    # Whole groups of frames only: P = 1 + s (F - 1).
+    length = len(episode['rgb']) - (len(episode['rgb']) - 1) % vae.time_stride
+    video = tiny_vae.to_float(episode['rgb'][None, :length])
+    actions = ActionSpace().normalise(episode['actions'][None, :length])
+    z, _ = encode(variables, video)
+    return {
+        'latents': np.asarray(z[0], np.float32),
+        'actions': np.asarray(
+            batches.group_actions(actions, vae.time_stride)[0], np.float32)}
+
+  name = f'latents-{_digest(variables)}'
+  return records.derive(directory, _data_dir(config, workdir), name, transform)
+
+
+def training_batches(directory: str, fields, seed: int):
+  """Returns (stage config) -> () -> an iterator over the training split."""
+  source = functools.cache(lambda: records.Source(directory, 'train'))
+
+  def of_stage(stage):
+    return lambda: pipeline.make_iterator(
+        source(), batch_size=stage.batch_size // jax.process_count(),
+        clip_frames=stage.clip_frames, seed=seed, fields=fields,
+        process_index=jax.process_index(), process_count=jax.process_count())
+
+  return of_stage
+
+
+def _data_dir(config, workdir) -> str:
+  return config.data.dir or os.path.join(os.fspath(workdir), 'data')
+
+
+def _digest(variables) -> str:
+  """A name for a set of weights."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(variables):
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()[:12]

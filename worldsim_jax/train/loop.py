@@ -1,0 +1,105 @@
+"""The training loop: one for every stage and every algorithm.
+
+  state → data → step → log → save, until num_steps
+
+The host never waits for the device inside the loop: metrics are read one step
+late, checkpoints are copied and written in the background.
+"""
+
+import dataclasses
+from typing import Any, Callable
+
+import jax
+
+from worldsim_jax.parallel import flops
+from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.train import checkpoints
+from worldsim_jax.train import metrics as metrics_lib
+from worldsim_jax.train import state as train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """What one stage trains, on what, for how long.
+
+  Attributes:
+    name: of the stage, a key of the config.
+    num_steps: until it is done.
+    updates: the networks that it trains.
+    init: () -> params, a dict of the networks that are trained.
+    frozen: a dict of the parameters that are only read.
+    batches: () -> a data iterator with get_state and set_state.
+    tokens_per_step: for the log.
+    rollout_steps: mean trip count of the loops whose length is drawn at random.
+  """
+  name: str
+  num_steps: int
+  updates: tuple[train_state.Update, ...]
+  init: Callable[[], dict[str, Any]]
+  frozen: dict[str, Any]
+  batches: Callable[[], Any]
+  tokens_per_step: int
+  rollout_steps: float = 0.
+
+
+def train(stage: Stage, config, seed: int, workdir, fingerprint) -> train_state.TrainState:
+  """Runs a stage to its end, from its newest checkpoint if there is one.
+
+  Args:
+    stage: see above.
+    config: log_every, save_every, max_to_keep.
+    seed: of the run.
+    workdir: checkpoints go to workdir/<stage>.
+    fingerprint: flat dict; a checkpoint made with another one is refused.
+
+  Returns:
+    The final state.
+
+  Raises:
+    UserError: if a loss is not finite (the last good checkpoint stays), or the
+      checkpoints cannot be read or written.
+  """
+  mesh = meshes.make_mesh()
+  step_fn = train_state.make_train_step(stage.updates, seed)
+  new_state = lambda: train_state.create(stage.init(), stage.updates)
+  with checkpoints.Checkpoints(
+      workdir / stage.name, fingerprint,
+      max_to_keep=config.max_to_keep) as saved:
+
+    # --- state and data, from the newest checkpoint or from nothing
+    batches = stage.batches()
+    restored = saved.restore(meshes.abstract(mesh, jax.eval_shape(new_state)))
+    if restored is None:
+      state = meshes.replicate(mesh, new_state())
+    else:
+      state, iterator_state = restored
+      batches.set_state(iterator_state)
+    first = int(state.step)
+    frozen = meshes.replicate(mesh, stage.frozen)
+    logger = metrics_lib.MetricLogger(
+        workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
+        tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
+        flops_per_step=_flops(stage, step_fn, state, frozen, batches))
+
+    # --- steps
+    with logger:
+      for step in range(first, stage.num_steps):
+        batch = meshes.place_batch(mesh, next(batches))
+        state, metrics = step_fn(state, frozen, batch)
+        logger.push(step, train_state.trained_metrics(
+            metrics, stage.updates, step))
+        done = step + 1
+        if done % config.save_every == 0 or done == stage.num_steps:
+          with logger.paused():  # Reads this step's loss: never saves a NaN.
+            saved.save(done, state, batches.get_state())
+  return state
+
+
+def _flops(stage, step_fn, state, frozen, batches):
+  """Model FLOPs of an average step."""
+  position = batches.get_state()
+  batch = next(batches)
+  batches.set_state(position)
+  rates = flops.Rates(while_trips=stage.rollout_steps,
+                      cond=1 / max(u.every for u in stage.updates))
+  return flops.count(step_fn, state, frozen, batch, rates=rates)

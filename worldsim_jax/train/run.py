@@ -1,0 +1,169 @@
+"""A whole run: data, the stages in order, the world, evaluation, report.
+
+Every part is skipped if its result is there, so the same command starts, resumes
+and confirms a run.
+"""
+
+import json
+import os
+import time
+
+from etils import epath
+import numpy as np
+
+from worldsim_jax.data import records
+from worldsim_jax.data import video_files
+from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import replay
+from worldsim_jax.evaluate import report
+from worldsim_jax.models import build
+from worldsim_jax.models import tiny_vae
+from worldsim_jax.streaming import files
+from worldsim_jax.streaming.world import World
+from worldsim_jax.train import checkpoints
+from worldsim_jax.train import datasets
+from worldsim_jax.train import loop
+from worldsim_jax.train import stages as stage_lib
+from worldsim_jax.train import validation
+
+NUM_STARTS = 8
+STATS_BATCHES = 8
+
+
+def train_and_evaluate(config, workdir):
+  """Runs everything that a config describes; see the module docstring."""
+  validation.check(config)
+  workdir = prepare_workdir(workdir)
+  if is_finished(config, workdir):
+    print(f'all is done: {workdir}/report.html, films.mp4 and summary.json')
+    return json.loads((workdir / 'summary.json').read_text())
+  start = time.time()
+  (workdir / 'config.json').write_text(config.to_json(indent=2))
+  frames_dir = datasets.frames(config, workdir)
+  world, trained = train_stages(config, workdir, frames_dir)
+  files.save(world, workdir / 'world')
+  summary = evaluate(config, workdir, world, trained, frames_dir)
+  _print_summary(summary, workdir, time.time() - start)
+  return summary
+
+
+def train_stages(config, workdir, frames_dir):
+  """Runs the stages; returns the world and all trained networks by stage."""
+  trained = {}
+  make_batches = datasets.training_batches(
+      frames_dir, datasets.FRAME_FIELDS, config.seed)
+  vae_variables = None
+  for name in config.stages:
+    inputs = stage_lib.Inputs(config, trained, make_batches)
+    stage = stage_lib.PARADIGMS[config[name].paradigm](name, inputs)
+    state = loop.train(stage, config.loop, config.seed, workdir,
+                       fingerprint(config, name))
+    trained[name] = state.best_params(name)
+    if config[name].paradigm == 'tokenizer':
+      vae_variables = with_latent_stats(config, trained[name], frames_dir)
+      latents_dir = datasets.latents(
+          config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
+      make_batches = datasets.training_batches(
+          latents_dir, ('latents', 'actions'), config.seed)
+  world = World(config, trained[config.stages[-1]], vae_variables,
+                _starts(config, frames_dir))
+  return world, trained
+
+
+def evaluate(config, workdir, world: World, trained, frames_dir):
+  """Plays the test clips, writes films, report and summary; returns it."""
+  clips = replay.test_clips(config, frames_dir, world.context_frames)
+  played = replay.play(world, trained[config.evaluate.teacher], clips)
+  summary, drift = replay.summarise(replay.score(played))
+  film = replay.film(
+      played, clips, world.context_frames, config.evaluate.film_clips)
+  path = workdir / 'films.mp4'
+  video_files.write_mp4(path, film, config.data.frames_per_second)
+  report.training_report(
+      workdir, summary, {'True future, teacher, student': path}, config,
+      {'PSNR against the true future (dB)': drift}, x_label='frame')
+  return summary
+
+
+def with_latent_stats(config, vae_params, frames_dir):
+  """The tokenizer's variables, with statistics measured on training frames."""
+  source = records.Source(frames_dir, 'train')
+  count = min(STATS_BATCHES, len(source))
+  episodes = np.linspace(0, len(source) - 1, count).astype(int)
+  vae = build.tiny_vae(config)
+
+  def video(index):
+    rgb = source[index]['rgb']
+    length = len(rgb) - (len(rgb) - 1) % vae.time_stride
+    return rgb[None, :length]
+
+  stats = tiny_vae.measure_latent_stats(
+      vae, vae_params, (video(i) for i in episodes))
+  return {'params': vae_params, 'latent_stats': stats}
+
+
+def fingerprint(config, stage: str) -> dict:
+  """What a stage's checkpoint depends on, flat: data, models, earlier stages."""
+  earlier = config.stages[:config.stages.index(stage) + 1]
+  parts = ['data', 'vae', 'model', 'text', 'student', *earlier]
+  if config[stage].paradigm == 'tokenizer':
+    parts = ['data', 'vae', *earlier]
+  flat = {'seed': config.seed}
+  for part in parts:
+    flat |= flatten(config[part].to_dict(), f'{part}.')
+  for machine_dependent in ('data.dir', 'data.num_workers'):
+    flat.pop(machine_dependent, None)
+  return flat
+
+
+def flatten(tree: dict, prefix: str = '') -> dict:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def prepare_workdir(workdir) -> epath.Path:
+  """Makes the folder, or says in one line why it cannot be used."""
+  workdir = epath.Path(workdir)
+  probe = workdir / f'.writable-{os.getpid()}'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe.write_text('')
+    probe.unlink()
+  except OSError as e:
+    raise UserError(f'--workdir={workdir} cannot be written: {e}') from e
+  return workdir
+
+
+def is_finished(config, workdir) -> bool:
+  """Whether the run of this very config is complete in the workdir."""
+  needed = ('config.json', 'summary.json', 'report.html', 'films.mp4')
+  if not all((workdir / name).exists() for name in needed):
+    return False
+  saved = flatten(json.loads((workdir / 'config.json').read_text()))
+  checkpoints.check_same_config(saved, flatten(json.loads(
+      config.to_json())), workdir)
+  return True
+
+
+def _starts(config, frames_dir):
+  """First frames of test episodes, for streams to begin with."""
+  source = records.Source(frames_dir, 'test')
+  given = 1 + build.tiny_vae(config).time_stride * (
+      config.student.context_frames - 1)
+  count = min(NUM_STARTS, len(source))
+  picks = np.linspace(0, len(source) - 1, count).astype(int)
+  return np.stack([source[int(i)]['rgb'][:given] for i in picks])
+
+
+def _print_summary(summary, workdir, seconds):
+  width = max(map(len, summary))
+  for name, value in summary.items():
+    print(f'  {name:<{width}}  {value:.4g}')
+  print(f'{seconds:.0f} s; results in {workdir}: report.html, films.mp4, '
+        'summary.json, world/')

@@ -1,0 +1,162 @@
+"""The stages of a run, from config: what each trains and where it starts.
+
+A stage's config has a `paradigm`; that is all that tells stages apart:
+
+  tokenizer        the tiny VAE, on frames
+  full_sequence    the bidirectional teacher, on latents
+  teacher_forcing  a causal student with a clean past
+  self_forcing     a causal student on its own rollouts, with a divergence
+
+`start_from` names the stage whose network initialises this one.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from worldsim_jax.distill import dmd
+from worldsim_jax.forcing import batches
+from worldsim_jax.forcing import diffusion
+from worldsim_jax.forcing import rollout
+from worldsim_jax.forcing import self_forcing
+from worldsim_jax.models import build
+from worldsim_jax.models import tiny_vae
+from worldsim_jax.train import optimizers
+from worldsim_jax.train.loop import Stage
+from worldsim_jax.train.state import purpose_key
+from worldsim_jax.train.state import Update
+
+
+class Inputs(NamedTuple):
+  """What a stage is built from.
+
+  Attributes:
+    config: of the run.
+    trained: the networks of the stages before, by stage name.
+    batches: (batch_size, clip_frames) -> () -> iterator.
+  """
+  config: Any
+  trained: dict[str, Any]
+  batches: Any
+
+
+def tokenizer(name: str, inputs: Inputs) -> Stage:
+  """The tiny VAE on real frames."""
+  config, stage = inputs.config, inputs.config[name]
+  vae = build.tiny_vae(config)
+  reconstruction = tiny_vae.reconstruction_loss(
+      vae, power=stage.power, edge_weight=stage.edge_weight,
+      latent_noise=stage.latent_noise)
+
+  def loss(params, batch, rng):
+    return reconstruction(params[name], {'video': batch['rgb']}, rng)
+
+  def init():
+    size = (config.data.height, config.data.width)
+    video = jnp.zeros((1, 1, *size, 3))
+    key = purpose_key(config.seed, 0, 'init')
+    return {name: vae.init(key, video)['params']}
+
+  frames = stage.batch_size * stage.clip_frames
+  return Stage(
+      name, stage.num_steps, (_update(name, loss, stage),), jax.jit(init), {},
+      inputs.batches(stage), frames * build.tokens_per_frame(config))
+
+
+def full_sequence(name: str, inputs: Inputs) -> Stage:
+  """A bidirectional model on whole clips."""
+  loss = diffusion.full_sequence_loss(
+      _velocity(inputs), inputs.config[name], name)
+  return _denoiser(name, inputs, loss)
+
+
+def teacher_forcing(name: str, inputs: Inputs) -> Stage:
+  """A causal model with a clean past; its sequence is twice the clip."""
+  student = inputs.config.student
+  loss = diffusion.teacher_forcing_loss(
+      _velocity(inputs), inputs.config[name], name, chunk=student.chunk,
+      context_frames=student.context_frames)
+  return _denoiser(name, inputs, loss, sequences=2)
+
+
+def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
+  """A causal model on its own rollouts, matched to the teacher by DMD."""
+  config, stage = inputs.config, inputs.config[name]
+  given = config.student.context_frames
+  velocity_fn = _velocity(inputs)
+  sampling = rollout.Sampling(
+      build.student_sigmas(config), config.student.chunk,
+      config.student.context_sigma)
+  generate = self_forcing.make_generator(
+      velocity_fn,
+      lambda batch: build.new_cache(config, batch, stage.clip_frames),
+      sampling, context_frames=given)
+
+  def matched(divergence, student):
+    def loss(params, batch, rng):
+      rng_rollout, rng_divergence = jax.random.split(rng)
+      video, rollout_metrics = generate(params[student], batch, rng_rollout)
+      image = batches.image_before_future(batch['latents'], given)
+      loss, metrics = divergence(
+          velocity_fn, video, batches.conditioning(batch).with_image(*image),
+          params, rng_divergence, stage, context_frames=given)
+      return loss, rollout_metrics | metrics
+
+    return loss
+
+  teacher = inputs.trained[stage.teacher]
+  start = inputs.trained[stage.start_from]
+  updates = (
+      _update(name, matched(dmd.generator_loss, name), stage,
+              every=stage.generator_every),
+      _update('critic', matched(dmd.critic_loss, name), stage.critic))
+  init = lambda: {name: _copy(start), 'critic': _copy(teacher)}
+  return Stage(
+      name, stage.num_steps, updates, init, {'teacher': teacher},
+      inputs.batches(stage), _tokens(config, stage),
+      rollout_steps=(len(sampling.sigmas) - 1) / 2)
+
+
+PARADIGMS = {
+    'tokenizer': tokenizer,
+    'full_sequence': full_sequence,
+    'teacher_forcing': teacher_forcing,
+    'self_forcing': self_forcing_dmd,
+}
+
+
+def _denoiser(name, inputs, loss, sequences: int = 1) -> Stage:
+  """A stage that trains one transformer by regression."""
+  config, stage = inputs.config, inputs.config[name]
+
+  def fresh():
+    model = build.transformer(config)
+    key = purpose_key(config.seed, 0, 'init')
+    return {name: model.init(key, *build.example_inputs(config))['params']}
+
+  init = jax.jit(fresh)
+  if stage.start_from:
+    init = lambda: {name: _copy(inputs.trained[stage.start_from])}
+  return Stage(
+      name, stage.num_steps, (_update(name, loss, stage),), init, {},
+      inputs.batches(stage), sequences * _tokens(config, stage))
+
+
+def _update(network, loss, stage, every: int = 1) -> Update:
+  num_updates = -(-stage.num_steps // every)
+  return Update(network, loss, optimizers.make(stage.optimizer, num_updates),
+                every, stage.ema, stage.ema_start)
+
+
+def _velocity(inputs: Inputs):
+  return build.velocity_fn(build.transformer(inputs.config))
+
+
+def _tokens(config, stage) -> int:
+  return stage.batch_size * stage.clip_frames * build.tokens_per_frame(config)
+
+
+def _copy(params):
+  # Stages donate their state: what they start from must stay readable.
+  return jax.tree.map(jnp.copy, params)
