@@ -3,36 +3,110 @@
   python -m worldsim_jax.main --config=configs/quickstart.py --workdir=runs/x
 """
 
+import logging as standard_logging
 import sys
 
 from absl import app
 from absl import flags
+from absl import logging
 from ml_collections import config_flags
 
 from worldsim_jax.errors import UserError
 
-_MODE = flags.DEFINE_string('mode', 'train', 'What to do; see MODES.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go: local or gs://')
+BAD_INPUT = 2  # exit code
+
+_MODE = flags.DEFINE_string(
+    'mode', 'train', 'train, sample, export or record.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of a run: local or gs://.')
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Path of a config, with :argument; --config.key=value '
-    'overrides.', lock_config=True)
+    'config', None, 'Path of a config, arguments after a colon; '
+    '--config.key=value overrides a key.', lock_config=True)
+_SOURCE = flags.DEFINE_string(
+    'source', None, 'What sample and export read (a workdir or a world; default: '
+    '--workdir), and the folder of videos that record reads.')
+_TARGET = flags.DEFINE_string(
+    'target', None, 'What sample (.mp4), export and record (folders) write.')
+_ACTIONS = flags.DEFINE_string(
+    'actions', 'forward*20,left*10', 'sample: an action file, or a script such '
+    'as forward*20,left*10.')
+_PROMPT = flags.DEFINE_string('prompt', None, 'sample: text, for models with it.')
+_SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 
 def _train():
   from worldsim_jax.train import run
-  run.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  run.train_and_evaluate(_needed(_CONFIG), _needed(_WORKDIR))
 
 
-MODES = {'train': _train}
+def _sample():
+  from worldsim_jax.streaming import sample
+  sample.sample(_SOURCE.value or _needed(_WORKDIR), _needed(_TARGET),
+                _ACTIONS.value, prompt=_PROMPT.value, seed=_SEED.value)
+
+
+def _export():
+  from worldsim_jax.streaming import export
+  export.export(_SOURCE.value or _needed(_WORKDIR), _needed(_TARGET))
+
+
+def _record():
+  from worldsim_jax.data import video_files
+  data = _needed(_CONFIG).data
+  directory = video_files.record(
+      _needed(_SOURCE), _needed(_TARGET), height=data.height, width=data.width,
+      frames_per_second=data.frames_per_second)
+  print(f'recorded; train on it with --config.data.records={directory}')
+
+
+MODES = {'train': _train, 'sample': _sample, 'export': _export,
+         'record': _record}
+
+
+def _needed(flag):
+  try:
+    value = flag.value  # A config file is read here.
+  except OSError as e:
+    reason = str(e).strip().splitlines()[-1]
+    raise UserError(f'--{flag.name} cannot be read: {reason}') from e
+  if value is None:
+    raise UserError(f'--mode={_MODE.value} needs --{flag.name}=...')
+  return value
 
 
 def main(argv):
   if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}')
+    raise UserError(f'unexpected argument {argv[1]!r}; flags begin with --')
   if _MODE.value not in MODES:
-    raise UserError(f'--mode={_MODE.value} is not one of {tuple(MODES)}.')
+    raise UserError(f'--mode={_MODE.value} is not one of {", ".join(MODES)}')
+  if not flags.FLAGS['verbosity'].present:
+    # Orbax tells every file that it writes, JAX every backend that it lacks.
+    logging.set_verbosity(logging.WARNING)
+    standard_logging.getLogger().setLevel(standard_logging.WARNING)
   MODES[_MODE.value]()
 
 
+def parse_flags(argv):
+  """Flags to values; whatever a config file or override raises is one line."""
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as e:
+    key = str(e).strip('"\'')
+    raise UserError(f'--config has no key {key!r}; its file lists them') from e
+  except (flags.Error, TypeError, ValueError, OSError) as e:
+    # A config file that raises arrives as a traceback in text: its last line.
+    reason = str(e).strip().splitlines()[-1]
+    raise UserError(f'cannot read the flags: {reason}') from e
+
+
+def run():
+  """The console entry: exit code 2 and one line for what the user can mend."""
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except UserError as e:
+    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  run()

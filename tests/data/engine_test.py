@@ -121,7 +121,7 @@ class CalibrationTest(parameterized.TestCase):
       np.testing.assert_array_equal(pose, later)
 
   def test_a_start_inside_a_wall_is_refused(self):
-    with self.assertRaisesRegex(UserError, 'nobody can stand at x=-500'):
+    with self.assertRaisesRegex(UserError, 'nobody can stand at start x=-500'):
       self.engine.reset(start=(-500.0, 0.0, 0.0))
 
 
@@ -129,9 +129,9 @@ class EngineTest(absltest.TestCase):
 
   def test_the_player_cannot_be_hurt(self):
     # Without `god` this floor kills in 160 tics.
-    hellslime = lambda text: text.replace(
-        'lightlevel=', 'special=80;lightlevel='
-    )
+    def hellslime(text):
+      return text.replace('lightlevel=', 'special=80;lightlevel=')
+
     with open_arena(hellslime) as engine:
       for _ in range(2):  # `god` is a toggle; a new game must begin without.
         engine.reset()
@@ -142,9 +142,9 @@ class EngineTest(absltest.TestCase):
 
   def test_an_exit_begins_another_shot_at_the_start(self):
     # Every wall is a line that ends the level when it is walked into.
-    exits = lambda text: text.replace(
-        'blocking=true;', 'blocking=true;special=243;playerpush=true;'
-    )
+    def exits(text):
+      return text.replace('blocking', 'special=243;playerpush=true;blocking')
+
     with open_arena(exits) as engine:
       _, start = engine.reset(start=(2048.0, 4000.0, 90.0))
       for t in range(20):

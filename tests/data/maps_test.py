@@ -1,5 +1,8 @@
 """Every name leads to a map or to a helpful error."""
 
+import sys
+from unittest import mock
+
 from absl.testing import absltest
 
 from worldsim_jax.data import maps
@@ -18,6 +21,11 @@ class MapsTest(absltest.TestCase):
     self.assertEqual(world.engine_name, 'MAP01')
     self.assertStartsWith(world.pwad.decode('latin1'), 'PWAD')
     self.assertStartsWith(world.caption, 'a 3x3 maze of rooms with ')
+
+  def test_without_the_engine_the_pip_line_is_given(self):
+    with mock.patch.dict(sys.modules, {'vizdoom': None}):
+      with self.assertRaisesRegex(UserError, 'pip install vizdoom'):
+        maps.freedoom('freedoom2.wad')
 
   def test_a_name_that_means_nothing_says_what_would(self):
     with self.assertRaisesRegex(UserError, "'gen:seven'.*gen:<seed>"):

@@ -50,13 +50,37 @@ class NavigatorTest(parameterized.TestCase):
     }.items():
       self.assertGreater(share, 0.01, name)
 
+  @parameterized.parameters(*navigator.PLAYERS)
+  def test_the_pace_does_not_depend_on_the_length_of_a_frame(self, policy):
+    speeds = []
+    for tics in (1, 4, 8):
+      with engine_lib.Engine(
+          'gen:11', height=12, width=16, tics_per_frame=tics
+      ) as engine:
+        film = episodes.record(
+            engine, policy=policy, num_frames=1200 // tics, seed=3
+        )
+      speeds.append(np.abs(film['actions']).mean(0) / tics)
+    for speed in speeds:
+      # They are other walks: only the pace is the same.
+      np.testing.assert_allclose(speed[[0, 2]], speeds[1][[0, 2]], rtol=0.6)
+
   def test_the_random_walk_holds_its_actions(self):
     walk = navigator.RandomWalk(None, seed=0)
-    actions = np.stack([walk.act(None) for _ in range(500)])
+    # No walls: every step finds it elsewhere.
+    actions = np.stack([walk.act((10 * t, 0, 41, 0)) for t in range(500)])
     changes = np.flatnonzero(np.abs(np.diff(actions, axis=0)).max(1)) + 1
     # A draw may repeat the last: stretches can be longer than 9, not shorter.
     self.assertGreaterEqual(np.diff(changes).min(), 3)
     self.assertLen(np.unique(actions, axis=0), 10)
+
+  def test_the_random_walk_turns_away_from_walls(self):
+    walk = navigator.RandomWalk(None, seed=0)
+    while not walk.act((0, 0, 41, 0))[0]:
+      pass
+    after = np.stack([walk.act((0, 0, 41, 0)) for _ in range(6)])
+    np.testing.assert_array_equal(after[:, 0], 0)
+    np.testing.assert_array_equal(np.abs(after[:, 2]), 12)
 
   @parameterized.parameters(*navigator.PLAYERS)
   def test_the_seed_decides_the_actions(self, policy):

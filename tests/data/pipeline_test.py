@@ -3,6 +3,8 @@
 import glob
 import json
 import os
+import sys
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -101,6 +103,11 @@ class PipelineTest(parameterized.TestCase):
       self.batches(fields=('depth',))
     with self.assertRaisesRegex(ValueError, 'no episodes'):
       self.batches([])
+
+  def test_without_grain_the_pip_line_is_given(self):
+    with mock.patch.dict(sys.modules, {'grain.python': None}):
+      with self.assertRaisesRegex(UserError, 'pip install grain'):
+        self.batches()
 
   def test_a_damaged_record_reaches_the_reader_by_name(self):
     directory = records.write(

@@ -4,6 +4,7 @@ import glob
 import os
 import subprocess
 import sys
+from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
@@ -162,6 +163,11 @@ class RecordsTest(absltest.TestCase):
       )
       self.assertNotIn('rgb', source[number])
     self.assertLen(records.Source(directory, 'test'), 3)
+
+  def test_without_tfds_the_pip_line_is_given(self):
+    with mock.patch.dict(sys.modules, {'tensorflow_datasets': None}):
+      with self.assertRaisesRegex(UserError, 'pip install tensorflow-datasets'):
+        records.Source(self.data_dir, 'train')
 
   def test_nothing_to_write_is_an_error(self):
     with self.assertRaisesRegex(UserError, 'nothing to record'):

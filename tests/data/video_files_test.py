@@ -1,6 +1,8 @@
 """A user's films become records; damaged ones are named."""
 
 import os
+import sys
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -61,6 +63,11 @@ class VideoFileTest(parameterized.TestCase):
       video_files.read(self.path)
     self.assertNotIn('\n', str(caught.exception))
 
+  def test_without_pyav_the_pip_line_is_given(self):
+    with mock.patch.dict(sys.modules, {'av': None}):
+      with self.assertRaisesRegex(UserError, 'pip install av'):
+        video_files.read(self.path)
+
   def test_what_is_no_film_is_named(self):
     for content in (b'', b'hello' * 1000):
       with open(self.path, 'wb') as f:
@@ -107,12 +114,12 @@ class RecordTest(absltest.TestCase):
       f.write('a walk\n')
     directory = self.record(episode_frames=15)
     source = records.Source(directory, 'train')
-    self.assertLen(source, 2)  # 15 frames and 5.
+    self.assertLen(source, 2)  # 10 frames each: no short rest.
     self.assertEqual(source[0]['caption'], 'a walk')
-    self.assertEqual(source[0]['rgb'].shape, (15, 24, 32, 3))
-    np.testing.assert_array_equal(source[0]['actions'][1:], actions[1:15])
+    self.assertEqual(source[0]['rgb'].shape, (10, 24, 32, 3))
+    np.testing.assert_array_equal(source[0]['actions'][1:], actions[1:10])
     np.testing.assert_array_equal(source[1]['actions'][0], 0)
-    np.testing.assert_array_equal(source[1]['actions'][1:], actions[16:])
+    np.testing.assert_array_equal(source[1]['actions'][1:], actions[11:])
     self.assertTrue(np.isnan(source[0]['pose']).all())
     rest = records.Source(directory, 'test')[0]
     self.assertEqual(rest['caption'], '')

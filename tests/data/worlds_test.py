@@ -1,5 +1,11 @@
 """A configuration becomes the same records, whoever renders them."""
 
+import contextlib
+import glob
+import subprocess
+import sys
+import time
+
 from absl.testing import absltest
 import numpy as np
 
@@ -56,6 +62,23 @@ class WorldsTest(absltest.TestCase):
       for name, value in alone[number].items():
         np.testing.assert_array_equal(value, together[number][name])
 
+  def test_a_killed_build_leaves_no_process_and_no_records(self):
+    data_dir = self.create_tempdir().full_path
+    process = subprocess.Popen([sys.executable, '-c', BUILD_FOR_LONG, data_dir])
+    # Each of two workers runs an engine.
+    family = set()
+    while len(family) < 5 and process.poll() is None:
+      family |= _descendants(process.pid)
+      time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.time() + 20
+    while any(map(_is_alive, family)) and time.time() < deadline:
+      time.sleep(0.05)
+    self.assertGreaterEqual(len(family), 5)
+    self.assertEmpty([pid for pid in family if _is_alive(pid)])
+    self.assertEmpty(glob.glob(f'{data_dir}/**/features.json', recursive=True))
+
   def test_a_stored_recipe_renders_to_the_stored_film(self):
     film = records.Source(self.build(small_world()), 'test')[1]
     again = episodes.render(episodes.Recipe.from_json(film['recipe']))
@@ -64,6 +87,32 @@ class WorldsTest(absltest.TestCase):
   def test_a_test_map_cannot_be_trained_on(self):
     with self.assertRaisesRegex(UserError, 'MAP30 is a map of the test split'):
       small_world(train_maps=('MAP01', 'MAP30'))
+
+
+BUILD_FOR_LONG = """
+import sys
+from worldsim_jax.data import worlds
+world = worlds.World(('gen:1', 'gen:2'), (), train_episodes=1, num_frames=10**6)
+worlds.build(world, sys.argv[1], num_workers=2)
+"""
+
+
+def _descendants(pid):
+  """Process ids; a thread's children are listed with the thread."""
+  found = set()
+  for path in glob.glob(f'/proc/{pid}/task/*/children'):
+    with contextlib.suppress(OSError), open(path) as f:
+      for child in f.read().split():
+        found |= {child} | _descendants(child)
+  return found
+
+
+def _is_alive(pid):
+  try:
+    with open(f'/proc/{pid}/stat') as f:
+      return f.read().rpartition(')')[2].split()[0] != 'Z'
+  except OSError:
+    return False
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ The shape legend of the whole project:
   C channels           A action components        P pixel frames
 
 Latents and images are channels last: [B, F, H, W, C], where H and W are height
-and width (no array has heads and height at once). Between attention calls tokens
-keep their frame axis, [B, F, N, C], so that per-frame modulation broadcasts; at
-the entry point, `attend`, they are [B, T, H, D].
+and width (no array has heads and height at once). Between attention calls
+tokens keep their frame axis, [B, F, N, C], so that per-frame modulation
+broadcasts; at the entry point, `attend`, they are [B, T, H, D].
 """

@@ -39,6 +39,10 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
   if implementation == 'auto':
     implementation = 'cudnn' if _cudnn_fits(q_BTHD, mask_FG) else 'xla'
   if implementation == 'cudnn':
+    if jax.default_backend() != 'gpu':
+      raise ValueError(
+          "attention implementation='cudnn' needs an NVIDIA GPU, this is a "
+          f'{jax.default_backend()} (config.model.attention).')
     mask = None if mask_FG is None else _token_mask(mask_FG, q_BTHD, k_BSHD)
     return jax.nn.dot_product_attention(
         q_BTHD, k_BSHD, v_BSHD, mask=mask, implementation='cudnn')

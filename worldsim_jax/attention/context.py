@@ -1,14 +1,15 @@
 """Who may attend to whom, as data.
 
-Teacher, student and critic are one transformer. What differs is a *context*: the
-temporal position of each frame of the call, and which frame may read which. All
-masks of the project are constant within a frame, so they are held at frame level,
-bool [F, G], and never expanded to tokens outside the attention kernel.
+Teacher, student and critic are one transformer. What differs is a *context*:
+the temporal position of each frame of the call, and which frame may read which.
+All masks of the project are constant within a frame, so they are held at frame
+level, bool [F, G], and never expanded to tokens outside the attention kernel.
 
   bidirectional   every frame reads every frame (the teacher)
   block causal    chunk i reads chunks j ≤ i (CausVid, eq. in Sec. 3.2)
-  teacher forcing [clean; noisy] frames in one sequence: clean chunk i reads clean
-                  chunks j ≤ i; noisy chunk i reads clean chunks j < i and itself
+  teacher forcing [clean; noisy] frames in one sequence: clean chunk i reads
+                  clean chunks j ≤ i; noisy chunk i clean chunks j < i and
+                  itself
 
 A KV cache adds key frames in front; `KVCache.mask` says which of them exist.
 """

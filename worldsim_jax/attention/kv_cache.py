@@ -1,9 +1,10 @@
 """The KV cache: an explicit pytree, written functionally.
 
-Frames of keys and values live in S slots. The first `sink` slots are pinned: the
-first frames of the video stay there for ever. The others are a ring: frame p goes
-to slot sink + (p - sink) mod (S - sink), over the oldest frame. S ≥ the length of
-the video is the full history; smaller S is a rolling window with sinks.
+Frames of keys and values live in S slots. The first `sink` slots are pinned:
+the first frames of the video stay there for ever. The others are a ring: frame
+p goes to slot sink + (p - sink) mod (S - sink), over the oldest frame. S ≥ the
+length of the video is the full history; smaller S is a rolling window with
+sinks.
 
 Keys are stored before RoPE and rotated when they are read, from the position of
 each slot. So one structure serves all position policies:

@@ -6,9 +6,9 @@ channel i of a token at position p by the angle
 
   θ = p · 10000^(-i / d_a).                                              (1)
 
-Pairs are interleaved: (x[2i], x[2i+1]) is one complex number. Angles come from a
-position vector, not a table, so frame positions may be any integers, may repeat
-(the two halves of teacher forcing) and have no upper limit.
+Pairs are interleaved: (x[2i], x[2i+1]) is one complex number. Angles come from
+a position vector, not a table, so frame positions may be any integers, may
+repeat (the two halves of teacher forcing) and have no upper limit.
 """
 
 import jax
@@ -25,9 +25,10 @@ def axis_channels(head_dim: int) -> tuple[int, int, int]:
 
 def angles(frame_positions_F, height: int, width: int, head_dim: int):
   """Returns the angles of eq. (1), float32 [F, N, D/2], N = height * width."""
-  if head_dim % 2:
+  if head_dim % 2 or head_dim < 6:
     raise ValueError(
-        f'head_dim={head_dim} must be even (config.model.dim / num_heads).')
+        f'head_dim={head_dim} must be even and at least 6, a channel pair for '
+        'each axis (config.model.dim / config.model.num_heads).')
   frames, rows, columns = (
       _ladder(position, channels) for position, channels in zip(
           (frame_positions_F, jnp.arange(height), jnp.arange(width)),

@@ -20,9 +20,11 @@ An *episode* is a dict, the schema of every record, whatever it came from:
   recipe   str              JSON of `episodes.Recipe`, '' for users' videos
 
 Files, bottom up: `wad` reads levels, `generator` makes them, `maps` names them,
-`splits` divides them, `occupancy` and `navigator` walk in them, `engine` shows
-them, `episodes` films them, `records` stores films, `pipeline` makes batches of
-them, `video_files` brings in a user's own.
+`splits` divides them, `occupancy` tells where one can walk; `actions` are what
+a player commands, `engine` obeys and shows (`area` makes its pictures smaller),
+`navigator` plays, `episodes` films; `records` stores films, `worlds` makes
+record sets of maps and `video_files` of a user's own films, `pipeline` makes
+batches of them.
 
 Only numpy is imported at the top of these files. ViZDoom, PyAV, tfds and grain
 are imported where they are used, so that an accelerator image that lacks one of

@@ -5,10 +5,10 @@
   strafe     map units per frame  to the left
   turn       degrees per frame    to the left (yaw grows)
 
-So displacement and yaw form a right-handed frame: in steady state one frame moves
-the eye by R(yaw) [forward, strafe] and turns it by `turn`. Translation is a
-*command*: the player has inertia (a quarter second to reach it) and walls stop
-him. A turn is obeyed at once and exactly.
+So displacement and yaw form a right-handed frame: in steady state one frame
+moves the eye by R(yaw) [forward, strafe] and turns it by `turn`. Translation is
+a *command*: the player has inertia (a quarter second to reach it) and walls
+stop him. A turn is obeyed at once and exactly.
 """
 
 import dataclasses

@@ -1,10 +1,11 @@
 """Exact area averaging of images, in whole numbers.
 
-An output pixel is the mean of the input area under it. From m pixels to n, with
-g = gcd(m, n), every m/g inputs make n/g outputs by the same few weights, which are
-whole multiples of g/n: 5 inputs to 2 outputs is [2 2 1 0 0] and [0 0 1 2 2], over 5.
-Integer sums have no rounding and no order, so a film has the same bytes on every
-machine; and they need no BLAS, whose threads cost more than these small sums.
+An output pixel is the mean of the input area under it. From m pixels to n,
+with g = gcd(m, n), every m/g inputs make n/g outputs by the same few weights,
+which are whole multiples of g/m: 5 inputs to 2 outputs is [2 2 1 0 0] and
+[0 0 1 2 2], over 5. Integer sums have no rounding and no order, so a film has
+the same bytes on every machine; and they need no BLAS, whose threads cost more
+than these small sums.
 """
 
 import functools
@@ -42,7 +43,7 @@ def overlaps(m: int, n: int) -> np.ndarray:
 
 
 def _sum_axis(x, axis, n):
-  """Sums of x along an axis under each of n outputs, weights not divided out."""
+  """Sums of x under each of n outputs along an axis, not yet divided."""
   m = x.shape[axis]
   g = math.gcd(m, n)
   weights = overlaps(m // g, n // g).astype(x.dtype)

@@ -1,20 +1,22 @@
-"""The game engine, headless: a command in physical units, then a frame and pose.
+"""The game engine, headless: commands in physical units, frames and poses.
 
 Calibration, measured with ViZDoom 1.3.2 on a flat map (engine_test.py repeats
 it). Each tic the player's velocity is multiplied by 0.90625 (Doom's friction),
 and the command of a MOVE_*_DELTA button adds 1/32 unit per count to it, so
 
-  steady displacement per tic = (1/32) / (1 - 0.90625) = 1/3 unit per count   (1)
+  steady displacement per tic = (1/32) / (1 - 0.90625) = 1/3 unit a count  (1)
 
 (measured 0.3332), the same for strafing; counts are whole numbers, at most 50,
 the running speed. TURN_LEFT_RIGHT_DELTA turns at once, in steps of 360 / 65536
-degrees. The engine's positive strafe and turn are to the right, ours to the left.
+degrees. The engine's positive strafe and turn are to the right, ours to the
+left.
 
 A frame's command is spread evenly over its tics in whole counts; what rounding
 leaves over is carried to the next frames, so that long sums are exact.
 """
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import shutil
@@ -36,6 +38,26 @@ WAKE_TICS = 10
 # After a warp the eye is at the wrong height for a tic or two.
 SETTLE_TICS = 4
 EYE_HEIGHT = 41.0
+# What to leave out of the picture.
+HIDDEN = 'hud weapon crosshair messages screen_flashes decals particles corpses'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """How a map is shown; sizes in pixels."""
+
+  height: int = 48  # of the frames returned, area-averaged from
+  width: int = 64
+  render_height: int = 120  # the engine's picture; only some sizes exist
+  render_width: int = 160
+  tics_per_frame: int = 4  # 1/35 s each
+  monsters: bool = False  # They move, and die, and shoot.
+
+  @property
+  def engine_options(self) -> dict:
+    """Only these fields: classes that have more of them inherit from here."""
+    names = [field.name for field in dataclasses.fields(Options)]
+    return {name: getattr(self, name) for name in names}
 
 
 class Engine:
@@ -46,33 +68,10 @@ class Engine:
   ...   rgb, pose = engine.step((24., 0., 5.))
   """
 
-  def __init__(
-      self,
-      map_name: str,
-      *,
-      height: int = 48,
-      width: int = 64,
-      render_height: int = 120,
-      render_width: int = 160,
-      tics_per_frame: int = 4,
-      monsters: bool = False,
-  ):
-    """Starts the engine (0.2 s).
-
-    Args:
-      map_name: 'E1M1', 'MAP07' or 'gen:<seed>'.
-      height: of the frames returned, area-averaged from what is rendered.
-      width: likewise.
-      render_height: of the engine's own picture.
-      render_width: likewise; only some pairs exist.
-      tics_per_frame: 1/35 s each.
-      monsters: whether they live. They move, and die, and shoot.
-    """
+  def __init__(self, map_name: str, **options):
+    """Starts the engine (0.2 s); see `maps` for names and `Options`."""
     self.map = maps.load(map_name)
-    self.shape = (height, width)
-    self.render_shape = (render_height, render_width)
-    self.tics_per_frame = tics_per_frame
-    self.monsters = monsters
+    self.options = Options(**options)
     self.cuts = 0  # times that the game ended since `reset`
     # Once started, the engine has read what it needs: no file outlives this.
     with tempfile.TemporaryDirectory(prefix='worldsim_engine_') as folder:
@@ -108,7 +107,7 @@ class Engine:
     frame returned is then the first of another shot.
     """
     counts, self._carry = spread_over_tics(
-        action, self._carry, self.tics_per_frame
+        action, self._carry, self.options.tics_per_frame
     )
     for k, tic in enumerate(counts):
       self._game.set_action(_buttons(tic))
@@ -142,7 +141,7 @@ class Engine:
     outside = wad.sectors_in_row(self.map.level, np.array([x]), y)[0] < 0
     if (at_x, at_y) != (x, y) or eye - feet < EYE_HEIGHT - 1 or outside:
       raise UserError(
-          f'{self.map.name}: nobody can stand at x={x}, y={y} ' '(start)'
+          f'{self.map.name}: nobody can stand at start x={x}, y={y}'
       )
 
   def _variables(self):
@@ -150,7 +149,9 @@ class Engine:
 
   def _observe(self):
     state = self._game.get_state()
-    rgb = area.resize(state.screen_buffer, *self.shape)
+    rgb = area.resize(
+        state.screen_buffer, self.options.height, self.options.width
+    )
     pose = np.array(state.game_variables[:4], np.float64)
     pose[3] %= 360
     # The engine reuses its buffer; resize copies unless the sizes agree.
@@ -168,11 +169,11 @@ class Engine:
     game.set_doom_config_path(os.devnull)  # It would save one on exit.
     if self.map.pwad is not None:
       game.set_doom_scenario_path(_write(folder, 'map.wad', self.map.pwad))
-    _configure(game, vizdoom, self.render_shape)
+    _configure(game, vizdoom, self.options)
     # Cheats allow warp and god. The view's bobbing depends on a clock that no
     # action shows.
     game.add_game_args('+sv_cheats 1 +set movebob 0 +set stillbob 0')
-    if not self.monsters:
+    if not self.options.monsters:
       game.add_game_args('-nomonsters')
     try:
       game.init()
@@ -195,14 +196,9 @@ def _die_with_parent(game, vizdoom, folder):
   setpriv = shutil.which('setpriv')
   if setpriv:
     binary = os.path.join(os.path.dirname(vizdoom.__file__), 'vizdoom')
-    path = _write(
-        folder,
-        'engine.sh',
-        (
-            f'#!/bin/sh\nexec {shlex.quote(setpriv)} --pdeathsig KILL '
-            f'{shlex.quote(binary)} "$@"\n'
-        ).encode(),
-    )
+    command = shlex.join([setpriv, '--pdeathsig', 'KILL', binary])
+    script = f'#!/bin/sh\nexec {command} "$@"\n'
+    path = _write(folder, 'engine.sh', script.encode())
     os.chmod(path, 0o700)
     game.set_vizdoom_path(path)
 
@@ -241,50 +237,27 @@ def _buttons(counts):
   return [forward, strafe, (turn + 0.5) * 360 / 65536 if turn else 0]
 
 
-def _configure(game, vizdoom, render_shape):
-  name = f'RES_{render_shape[1]}X{render_shape[0]}'
+def _configure(game, vizdoom, options):
+  name = f'RES_{options.render_width}X{options.render_height}'
   resolution = getattr(vizdoom.ScreenResolution, name, None)
   if resolution is None:
-    known = ', '.join(
-        sorted(
-            r[4:].lower()
-            for r in dir(vizdoom.ScreenResolution)
-            if r.startswith('RES_')
-        )
-    )
+    known = [r for r in dir(vizdoom.ScreenResolution) if r.startswith('RES_')]
     raise UserError(
-        f'the engine cannot render {name[4:].lower()} '
-        f'(width x height); it can: {known}'
+        f'the engine cannot render {name[4:].lower()} (width x height); it can:'
+        f' {", ".join(sorted(r[4:].lower() for r in known))}'
     )
   game.set_screen_resolution(resolution)
   game.set_screen_format(vizdoom.ScreenFormat.RGB24)
   game.set_window_visible(False)
   game.set_episode_timeout(0)
-  for hide in (
-      'hud',
-      'weapon',
-      'crosshair',
-      'messages',
-      'screen_flashes',
-      'decals',
-      'particles',
-      'corpses',
-  ):
-    getattr(game, f'set_render_{hide}')(False)
-  button, variable = vizdoom.Button, vizdoom.GameVariable
-  game.set_available_buttons(
-      [
-          button.MOVE_FORWARD_BACKWARD_DELTA,
-          button.MOVE_LEFT_RIGHT_DELTA,
-          button.TURN_LEFT_RIGHT_DELTA,
-      ]
-  )
-  game.set_available_game_variables(
-      [
-          variable.CAMERA_POSITION_X,
-          variable.CAMERA_POSITION_Y,
-          variable.CAMERA_POSITION_Z,
-          variable.CAMERA_ANGLE,
-          variable.POSITION_Z,
-      ]
-  )
+  for name in HIDDEN.split():
+    getattr(game, f'set_render_{name}')(False)
+  for name in ('MOVE_FORWARD_BACKWARD', 'MOVE_LEFT_RIGHT', 'TURN_LEFT_RIGHT'):
+    game.add_available_button(getattr(vizdoom.Button, f'{name}_DELTA'))
+  variable = vizdoom.GameVariable
+  for axis in 'XYZ':
+    game.add_available_game_variable(
+        getattr(variable, f'CAMERA_POSITION_{axis}')
+    )
+  game.add_available_game_variable(variable.CAMERA_ANGLE)
+  game.add_available_game_variable(variable.POSITION_Z)

@@ -1,8 +1,8 @@
 """Films of the embedded world, and the recipes that determine them.
 
 A recipe says which map, where to start and what to command; the engine is
-deterministic, so a recipe *is* its film, at a hundredth of the size, and it gives
-the true future of any other choice of actions from the same start.
+deterministic, so a recipe *is* its film, at a hundredth of the size, and it
+gives the true future of any other choice of actions from the same start.
 """
 
 import dataclasses
@@ -20,24 +20,18 @@ Episode = dict  # The schema is in the folder's docstring.
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(engine_lib.Options):
   """All that a film depends on. Equal recipes render to equal bytes."""
 
   map: str
   actions: tuple[tuple[float, ...], ...]  # [T, 3]; row 0 is zero, see `data`
   seed: int = 0  # of the engine's own dice
   start: tuple[float, float, float] | None = None  # x, y, yaw; None: the map's
-  height: int = 48
-  width: int = 64
-  render_height: int = 120
-  render_width: int = 160
-  tics_per_frame: int = 4
-  monsters: bool = False
 
   def __post_init__(self):
     if not self.actions or any(self.actions[0]):
       raise ValueError(
-          'recipe: actions[0] must be zero: nothing led to the ' 'first frame'
+          'recipe: actions[0] must be zero: nothing led to the first frame'
       )
 
   def to_json(self) -> str:
@@ -53,19 +47,6 @@ class Recipe:
       return cls(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
       raise UserError(f'not a recipe ({e}): {text[:80]!r}') from e
-
-  @property
-  def engine_options(self) -> dict:
-    """Arguments of `engine.Engine`, beside the map."""
-    names = (
-        'height',
-        'width',
-        'render_height',
-        'render_width',
-        'tics_per_frame',
-        'monsters',
-    )
-    return {name: getattr(self, name) for name in names}
 
   def with_actions(self, actions) -> 'Recipe':
     """The same start, another future: float [T, 3], row 0 zero."""
@@ -99,22 +80,14 @@ def record(
     random_start: anywhere on the map, or where the map says.
   """
   grid = occupancy.of_map(engine.map.name)
-  player = navigator.make(policy, grid, seed)
-  (height, width), (render_height, render_width) = (
-      engine.shape,
-      engine.render_shape,
-  )
+  options = engine.options
+  player = navigator.make(policy, grid, seed, options.tics_per_frame)
   recipe = Recipe(
       engine.map.name,
       ((0.0, 0.0, 0.0),),
       seed=seed,
       start=navigator.random_start(grid, seed) if random_start else None,
-      height=height,
-      width=width,
-      render_height=render_height,
-      render_width=render_width,
-      tics_per_frame=engine.tics_per_frame,
-      monsters=engine.monsters,
+      **options.engine_options,
   )
   return _film(engine, recipe, lambda t, pose: player.act(pose), num_frames)
 
@@ -129,15 +102,9 @@ def plan(
     **engine_options,
 ) -> Recipe:
   """The recipe of what a player would do; it plays to find out."""
+  play = dict(policy=policy, num_frames=num_frames, random_start=random_start)
   with engine_lib.Engine(map_name, **engine_options) as engine:
-    episode = record(
-        engine,
-        policy=policy,
-        num_frames=num_frames,
-        seed=seed,
-        random_start=random_start,
-    )
-  return Recipe.from_json(episode['recipe'])
+    return Recipe.from_json(record(engine, seed=seed, **play)['recipe'])
 
 
 def _film(engine, recipe, command, num_frames):

@@ -1,10 +1,10 @@
 """Procedural levels: a seed becomes rooms, a patch WAD, geometry, a caption.
 
 A maze is a grid of square rooms. A random spanning tree of doorways makes every
-room reachable; some extra doorways make loops, so that places can be revisited by
-another way. What the engine renders, what the navigator plans on and what the
-caption says are all read off the same `Maze`. The level is written as UDMF text,
-for which the engine builds its own BSP nodes.
+room reachable; some extra doorways make loops, so that places can be revisited
+by another way. What the engine renders, what the navigator plans on and what
+the caption says are all read off the same `Maze`. The level is written as UDMF
+text, for which the engine builds its own BSP nodes.
 """
 
 import collections
@@ -245,79 +245,60 @@ def _doorway(a, b, size, room, neighbour):
 
 def _udmf(maze):
   """The level as UDMF text; an object's number is its place in the text."""
-  vertices, sides, blocks = {}, [], []
-
-  def vertex(x, y):
-    return vertices.setdefault((x, y), len(vertices))
-
-  def side(room, open_middle):
-    sides.append((room, WALLS[maze.rooms[room].wall], open_middle))
-    return len(sides) - 1
-
-  for line in _lines(maze):
-    two_sided = line.back is not None
-    fields = dict(
-        v1=vertex(line.x1, line.y1),
-        v2=vertex(line.x2, line.y2),
-        sidefront=side(line.front, two_sided),
+  blocks = list(_line_blocks(maze))
+  for room in maze.rooms:
+    heights = dict(
+        heightfloor=room.floor_height, heightceiling=room.ceiling_height
     )
-    fields |= (
-        dict(sideback=side(line.back, True), twosided=True)
-        if two_sided
-        else dict(blocking=True)
-    )
-    blocks.append(_block('linedef', fields))
-  blocks += [_block('vertex', dict(x=x, y=y)) for x, y in vertices]
-  blocks += [
-      _block(
-          'sidedef',
-          dict(
-              sector=room,
-              texturetop=wall,
-              texturebottom=wall,
-              **({} if opened else dict(texturemiddle=wall)),
-          ),
-      )
-      for room, wall, opened in sides
-  ]
-  blocks += [
-      _block(
-          'sector',
-          dict(
-              heightfloor=room.floor_height,
-              heightceiling=room.ceiling_height,
-              texturefloor=FLOORS[room.floor],
-              textureceiling=room.ceiling,
-              lightlevel=room.light,
-          ),
-      )
-      for room in maze.rooms
-  ]
+    flats = dict(texturefloor=FLOORS[room.floor], textureceiling=room.ceiling)
+    blocks.append(_block('sector', lightlevel=room.light, **heights, **flats))
   things = [(wad.PLAYER_START, *maze.start)]
   things += [(OBJECTS[name], x, y, 0) for name, x, y in maze.objects]
-  skills = {f'skill{k}': True for k in range(1, 6)}
-  blocks += [
-      _block(
-          'thing',
-          dict(type=kind, x=x, y=y, angle=int(yaw), single=True, **skills),
-      )
-      for kind, x, y, yaw in things
-  ]
+  always = dict.fromkeys(['single', *(f'skill{k}' for k in range(1, 6))], True)
+  for kind, x, y, yaw in things:
+    blocks.append(
+        _block('thing', type=kind, x=x, y=y, angle=int(yaw), **always)
+    )
   return 'namespace="zdoom";\n' + '\n'.join(blocks)
 
 
-def _block(kind, fields):
+def _line_blocks(maze):
+  """Yields the text of all vertices, lines and sides."""
+  vertices, num_sides = {}, 0
+  for line in _lines(maze):
+    ends = []
+    for point in ((line.x1, line.y1), (line.x2, line.y2)):
+      if point not in vertices:
+        yield _block('vertex', x=point[0], y=point[1])
+      ends.append(vertices.setdefault(point, len(vertices)))
+    two_sided = line.back is not None
+    for room in (line.front, line.back)[: 1 + two_sided]:
+      wall = WALLS[maze.rooms[room].wall]
+      middle = '-' if two_sided else wall  # One sees through a doorway.
+      yield _block(
+          'sidedef',
+          sector=room,
+          texturetop=wall,
+          texturebottom=wall,
+          texturemiddle=middle,
+      )
+    kind = (
+        dict(sideback=num_sides + 1, twosided=True)
+        if two_sided
+        else dict(blocking=True)
+    )
+    yield _block('linedef', v1=ends[0], v2=ends[1], sidefront=num_sides, **kind)
+    num_sides += 1 + two_sided
+
+
+def _block(kind, **fields):
   def written(value):
     if isinstance(value, bool):
       return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
 
-  return (
-      kind
-      + '{'
-      + ''.join(f'{k}={written(v)};' for k, v in fields.items())
-      + '}'
-  )
+  body = ''.join(f'{key}={written(v)};' for key, v in fields.items())
+  return f'{kind}{{{body}}}'
 
 
 def _listed(counter):
@@ -332,7 +313,7 @@ def _counted(name, count):
   if count == 1:
     return f'a {name}'
   words = ('two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-  amount = words[count - 2] if count < 11 - 1 else str(count)
+  amount = words[count - 2] if count <= 9 else str(count)
   plural = name + (
       'es' if name.endswith('ch') else '' if name.endswith('a') else 's'
   )

@@ -1,7 +1,8 @@
 """Players: a random walk, and one that goes places and comes back.
 
 A player maps a pose to the next command (see `actions`); it may keep state, and
-all its randomness comes from its seed. Frames are assumed to be 4 tics.
+all its randomness comes from its seed. Amounts are those of a frame of 4 tics;
+`pace` scales them for others.
 """
 
 import numpy as np
@@ -29,57 +30,65 @@ EXCURSIONS = (
 
 
 class RandomWalk:
-  """Turns and forward steps drawn at random, each held for some frames."""
+  """Turns and forward steps drawn at random, each held for some frames.
 
-  def __init__(
-      self,
-      grid: occupancy.Grid,
-      seed: int,
-      *,
-      turns=(-12.0, -6.0, 0.0, 6.0, 12.0),
-      forwards=(0.0, 24.0),
-      hold=(3, 9),
-  ):
-    """Turns in degrees, forwards in map units per frame, hold in frames."""
+  It is blind, but when it runs into a wall it turns away: films would else show
+  little but walls.
+  """
+
+  turns = (-12.0, -6.0, 0.0, 6.0, 12.0)  # degrees per frame
+  forwards = (0.0, 24.0)  # map units per frame
+  hold = (3, 9)  # frames
+  about = (6, 14)  # frames of turning away, by the largest turn
+
+  def __init__(self, grid: occupancy.Grid, seed: int, pace: float = 1.0):
     del grid  # It does not look where it goes.
     self._rng = np.random.default_rng(seed)
-    self._turns, self._forwards, self._hold = turns, forwards, hold
+    self._pace = pace
     self._left = 0
+    self._last = None  # position at the last call, if it then went forward
 
   def act(self, pose) -> np.ndarray:
-    del pose
-    if not self._left:
-      self._left = self._rng.integers(self._hold[0], self._hold[1] + 1)
-      self._action = np.array(
-          [self._rng.choice(self._forwards), 0, self._rng.choice(self._turns)],
-          np.float32,
+    if self._last is not None and _is_still(self._last, pose, self._pace):
+      self._hold(
+          self.about, 0, self._rng.choice((self.turns[0], self.turns[-1]))
       )
+    elif not self._left:
+      self._hold(self.hold, *map(self._rng.choice, (self.forwards, self.turns)))
     self._left -= 1
+    self._last = pose[:2] if self._action[0] else None
     return self._action
+
+  def _hold(self, frames, forward, turn):
+    self._left = self._rng.integers(frames[0], frames[1] + 1)
+    self._action = _command((forward, 0, turn), self._pace)
 
 
 class Navigator:
-  """Walks to random goals, half of them places where it has been."""
+  """Walks to random goals near its home, half of them where it has been."""
 
   speed = 24.0  # map units per frame
   max_turn = 12.0  # degrees per frame
   look_ahead = 56.0  # map units: how far along the path it aims
+  arrived = 28.0  # map units
+  lost = 96.0  # map units off the path
+  home_range = 1024.0  # map units: small enough to come by again
   excursion_rate = 0.04  # per frame, of starting a held random command
   patience = 10  # frames of hardly moving before it tries something else
-  arrived = 28.0  # map units
 
-  def __init__(self, grid: occupancy.Grid, seed: int):
+  def __init__(self, grid: occupancy.Grid, seed: int, pace: float = 1.0):
     self._grid = grid
     self._rng = np.random.default_rng(seed)
+    self._pace = pace
     self._path = np.zeros((0, 2))
-    self._places = []  # flat cells of earlier goals
+    self._places = []  # flat cells where it has been or was heading
     self._left = 0  # frames left of an excursion
     self._last = None  # position at the last call
-    self._still = 0  # frames without motion that was asked for
+    self._still = 0  # frames without motion
 
   def act(self, pose) -> np.ndarray:
     x, y, _, yaw = pose
-    self._notice_walls(x, y)
+    self._notice_walls(pose)
     if self._left:
       self._left -= 1
     elif self._rng.random() < self.excursion_rate:
@@ -90,25 +99,22 @@ class Navigator:
 
   def _begin_excursion(self):
     self._left = int(self._rng.integers(2, 8))
-    self._excursion = np.array(
-        EXCURSIONS[self._rng.integers(len(EXCURSIONS))], np.float32
-    )
+    command = EXCURSIONS[self._rng.integers(len(EXCURSIONS))]
+    self._excursion = _command(command, self._pace)
     self._path = self._path[:0]  # Afterwards it plans from where it then is.
 
-  def _notice_walls(self, x, y):
+  def _notice_walls(self, pose):
     """Gives up the path after standing still for too long."""
-    moved = (
-        self._last is None or np.hypot(x - self._last[0], y - self._last[1]) > 2
-    )
-    self._last = x, y
-    self._still = 0 if moved else self._still + 1
+    still = self._last is not None and _is_still(self._last, pose, self._pace)
+    self._last = pose[:2]
+    self._still = self._still + 1 if still else 0
     if self._still >= self.patience:
       self._still = 0
       self._begin_excursion()
 
   def _follow(self, here, yaw):
     gap = np.hypot(*(self._path - here).T)
-    if not len(gap) or gap[-1] < self.arrived or gap.min() > 96:
+    if not len(gap) or gap[-1] < self.arrived or gap.min() > self.lost:
       self._plan(here)
       gap = np.hypot(*(self._path - here).T)
     # Go on from the nearest point of the path to the first one far enough.
@@ -117,20 +123,20 @@ class Navigator:
     dx, dy = self._path[far[0] if far.size else -1] - here
     error = (np.degrees(np.arctan2(dy, dx)) - yaw + 180) % 360 - 180
     turn = np.clip(error, -self.max_turn, self.max_turn)
-    forward = (
-        self.speed * max(0.0, np.cos(np.radians(1.5 * error)))
-        if (abs(error) < 60)
-        else 0.0
-    )
-    # Rounded: a recipe is stored as text.
-    return np.array([round(forward, 1), 0, round(turn, 1)], np.float32)
+    # Slower in bends, and on the spot when the way is behind.
+    forward = self.speed * max(0.0, np.cos(np.radians(1.5 * error)))
+    return _command((forward if abs(error) < 60 else 0, 0, turn), self._pace)
 
   def _plan(self, here):
     start = self._grid.nearest(*here)
-    if self._places and self._rng.random() < 0.5:
+    if not self._places:
+      self._places = [start]
+      gap = np.hypot(*(self._grid.centre(self._grid.free_cells) - here).T)
+      self._home = self._grid.free_cells[gap <= max(self.home_range, gap.min())]
+    if self._rng.random() < 0.5:
       goal = self._places[self._rng.integers(len(self._places))]
     else:
-      goal = int(self._rng.choice(self._grid.free_cells))
+      goal = int(self._rng.choice(self._home))
       self._places.append(goal)
     path = occupancy.shortest_path(self._grid, start, goal)
     self._path = self._grid.centre(path)
@@ -139,11 +145,11 @@ class Navigator:
 PLAYERS = {'random_walk': RandomWalk, 'navigate': Navigator}
 
 
-def make(policy: str, grid: occupancy.Grid, seed: int):
+def make(policy: str, grid: occupancy.Grid, seed: int, tics_per_frame: int = 4):
   """A player by name, 'random_walk' or 'navigate'."""
   if policy not in PLAYERS:
     raise UserError(f'policy {policy!r} is not one of {", ".join(PLAYERS)}')
-  return PLAYERS[policy](grid, seed)
+  return PLAYERS[policy](grid, seed, tics_per_frame / 4)
 
 
 def random_start(grid: occupancy.Grid, seed: int) -> tuple[float, float, float]:
@@ -151,3 +157,12 @@ def random_start(grid: occupancy.Grid, seed: int) -> tuple[float, float, float]:
   rng = np.random.default_rng([seed, 1])
   x, y = grid.centre(rng.choice(grid.free_cells))
   return float(x), float(y), float(rng.integers(360))
+
+
+def _is_still(last, pose, pace):
+  return np.hypot(pose[0] - last[0], pose[1] - last[1]) <= 2 * pace
+
+
+def _command(action, pace):
+  """Rounded, because a recipe is stored as text."""
+  return np.round(np.array(action) * pace, 2).astype(np.float32)

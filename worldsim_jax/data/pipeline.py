@@ -1,8 +1,8 @@
 """Batches of clips for training, and fixed clips for evaluation.
 
 A batch is a dict of arrays [B, F, ...]: F successive frames of B episodes, both
-drawn at random. What batch n holds is a function of (seed, n) alone, so restoring
-the iterator's state, which is little more than n, continues exactly.
+drawn at random. What batch n holds is a function of (seed, n) alone, so
+restoring the iterator's state, which is little more than n, continues exactly.
 """
 
 import numpy as np
@@ -45,16 +45,18 @@ def make_iterator(
   grain = _grain()
   if len(source) < 1:
     raise ValueError('the source has no episodes')
-  _check_length(source[0], clip_frames, fields)
-  select = lambda episode: {name: episode[name] for name in fields}
+
+  def select(episode):
+    _check_length(episode, clip_frames, fields)
+    return {name: episode[name] for name in fields}
+
+  size = sum(np.asarray(v).nbytes for v in select(source[0]).values())
   if in_memory is None:
-    size = sum(np.asarray(v).nbytes for v in select(source[0]).values())
     in_memory = size * len(source) < IN_MEMORY_BYTES
   if in_memory:
     source = [select(source[i]) for i in range(len(source))]
   dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
   dataset = dataset[process_index::process_count]
-
   dataset = dataset.random_map(
       lambda episode, rng: _cut_at_random(episode, clip_frames, fields, rng)
   )

@@ -6,9 +6,10 @@ records depend on: asking for the same set again finds it, asking for another
 builds another. tfds writes into `incomplete.*` and renames at the end, so a set
 that can be seen is whole; what a killed build left is removed by the next one.
 
-Arrays are stored as raw bytes (tfds would otherwise widen uint8 to int64), 64x48
-frames at 9.2 kB each. TensorFlow is never imported: that is why there are only
-Tensor and Text features here, no Image or Video.
+Arrays are stored as raw bytes (tfds would otherwise widen uint8 to int64),
+64x48 frames at 9.2 kB each. TensorFlow is never imported: that is why there are
+only Tensor and Text features here, no Image or Video. `data_dir` must be on a
+disk of this machine; each host of a pod makes its own, equal records.
 """
 
 import bisect
@@ -27,7 +28,8 @@ from worldsim_jax.data import missing
 from worldsim_jax.errors import UserError
 
 NAME = 'episodes'
-VERSION = '1.0.0'
+# Part of every key: raise it when equal configurations give other episodes.
+VERSION = '1.0.1'
 
 
 class Source:
@@ -115,8 +117,8 @@ def write(data_dir: str, key: str, splits: dict) -> str:
 def derive(directory: str, data_dir: str, name: str, transform) -> str:
   """A record set made of another by a function of one episode.
 
-  Record i of a split comes from record i. The function may add, replace and drop
-  fields; say {**episode, 'latents': encode(episode['rgb'])}.
+  Record i of a split comes from record i. The function may add, replace and
+  drop fields; say {**episode, 'latents': encode(episode['rgb'])}.
 
   Args:
     directory: of the record set to read.
@@ -140,7 +142,7 @@ def derive(directory: str, data_dir: str, name: str, transform) -> str:
 
 
 def write_latents(directory: str, data_dir: str, name: str, encode) -> str:
-  """Replaces rgb by `latents` = encode(rgb uint8 [T, H, W, 3]): [T, h, w, c]."""
+  """Replaces rgb uint8 [T, H, W, 3] by latents = encode(rgb) [T, h, w, c]."""
 
   def transform(episode):
     rest = {k: v for k, v in episode.items() if k != 'rgb'}
@@ -173,9 +175,9 @@ def _iterate(directory, split):
 
 def _tfds():
   try:
+    import array_record  # tfds would miss these two only when it writes.
+    import importlib_resources
     import tensorflow_datasets as tfds
-    import array_record  # tfds would only say so when it writes.
-    import importlib_resources  # Likewise.
   except ImportError as e:
     raise missing(
         'tensorflow-datasets array_record importlib_resources',

@@ -8,8 +8,8 @@ A folder holds films and, beside `walk.mp4`, maybe
 
 and becomes the same records as the embedded world's; what is not there is NaN
 (pose), zero (actions) or '' (caption, recipe). If the folder has subfolders
-`train` and `test`, they are the splits; else one film in ten is for testing, chosen
-by a hash of its name.
+`train` and `test`, they are the splits; else one film in ten is for testing,
+chosen by a hash of its name.
 """
 
 import fractions
@@ -46,6 +46,7 @@ def record(
     width: likewise.
     frames_per_second: films are sampled at this rate; a slower one repeats.
     episode_frames: longer films are cut into episodes of at most this length.
+      Episodes shorter than a clip cannot be trained on.
   """
   films = {split: paths for split, paths in _films(source_dir).items() if paths}
   key = records.key_of(
@@ -99,8 +100,10 @@ def read_episodes(
   if os.path.exists(stem + '.txt'):
     with open(stem + '.txt') as f:
       caption = f.read().strip()
-  for start in range(0, len(rgb), episode_frames):
-    part = slice(start, start + episode_frames)
+  # Parts of about equal length: a short rest would be too short for a clip.
+  parts = -(-len(rgb) // episode_frames)
+  ends = np.arange(parts + 1) * len(rgb) // parts
+  for part in map(slice, ends[:-1], ends[1:]):
     length = len(rgb[part])
     commands = actions[part].copy()
     commands[0] = 0  # By the schema: nothing led to an episode's first frame.

@@ -1,10 +1,11 @@
 """Doom's WAD files: levels as numpy arrays, and a writer of patch WADs.
 
-A WAD is a header, data, and a directory of named lumps. A level is a marker lump
-('MAP01', 'E1M1') followed by its tables in a fixed binary layout; we read five.
-Each line of a level has a front side (right of the direction from its first to
-its second vertex) and maybe a back side, and each side faces one sector, a patch
-of ground with a floor and a ceiling height. That is all of a level's geometry.
+A WAD is a header, data, and a directory of named lumps. A level is a marker
+lump ('MAP01', 'E1M1') followed by its tables in a fixed binary layout; we read
+five. Each line of a level has a front side (right of the direction from its
+first to its second vertex) and maybe a back side, and each side faces one
+sector, a patch of ground with a floor and a ceiling height. That is all of a
+level's geometry.
 """
 
 import dataclasses
@@ -22,104 +23,26 @@ IMPASSABLE = 1  # linedef flag
 PLAYER_START = 1  # thing type
 
 # Linedef actions that end the level or teleport whoever walks over the line.
-WALK_OVER_HAZARDS = (
-    39,
-    52,
-    97,
-    124,
-    125,
-    126,
-    174,
-    195,
-    207,
-    208,
-    209,
-    210,
-    243,
-    244,
-    262,
-    263,
-)
+WALK_OVER_HAZARDS = [39, 52, 97, *range(124, 127), 174, 195, *range(207, 211)]
+WALK_OVER_HAZARDS += [243, 244, 262, 263]
 
 # Thing types that stand in the way: radius in map units.
-SOLID_RADIUS = {
-    2035: 10,
-    54: 32,
-    **dict.fromkeys(
-        (
-            25,
-            26,
-            27,
-            28,
-            29,
-            30,
-            31,
-            32,
-            33,
-            35,
-            36,
-            37,
-            41,
-            42,
-            43,
-            44,
-            45,
-            46,
-            47,
-            48,
-            55,
-            56,
-            57,
-            70,
-            85,
-            86,
-            2028,
-        ),
-        16,
-    ),
-}
+SOLID_RADIUS = dict.fromkeys((*range(25, 34), *range(35, 38), 70, 85, 86), 16)
+SOLID_RADIUS |= dict.fromkeys((*range(41, 49), *range(55, 58), 2028), 16)
+SOLID_RADIUS |= {54: 32, 2035: 10}
 
-LINEDEF = np.dtype(
-    [
-        ('start', '<u2'),
-        ('end', '<u2'),
-        ('flags', '<u2'),
-        ('special', '<u2'),
-        ('tag', '<u2'),
-        ('front', '<u2'),
-        ('back', '<u2'),
-    ]
+
+def _table(names: str, formats: str) -> np.dtype:
+  return np.dtype({'names': names.split(), 'formats': formats.split()})
+
+
+LINEDEF = _table('start end flags special tag front back', '<u2 ' * 7)
+SIDEDEF = _table('x y upper lower middle sector', '<i2 <i2 S8 S8 S8 <u2')
+SECTOR = _table(
+    'floor ceiling floor_flat ceiling_flat light special tag',
+    '<i2 <i2 S8 S8 <i2 <i2 <i2',
 )
-SIDEDEF = np.dtype(
-    [
-        ('x', '<i2'),
-        ('y', '<i2'),
-        ('upper', 'S8'),
-        ('lower', 'S8'),
-        ('middle', 'S8'),
-        ('sector', '<u2'),
-    ]
-)
-SECTOR = np.dtype(
-    [
-        ('floor', '<i2'),
-        ('ceiling', '<i2'),
-        ('floor_flat', 'S8'),
-        ('ceiling_flat', 'S8'),
-        ('light', '<i2'),
-        ('special', '<i2'),
-        ('tag', '<i2'),
-    ]
-)
-THING = np.dtype(
-    [
-        ('x', '<i2'),
-        ('y', '<i2'),
-        ('angle', '<i2'),
-        ('type', '<u2'),
-        ('flags', '<u2'),
-    ]
-)
+THING = _table('x y angle type flags', '<i2 <i2 <i2 <u2 <u2')
 
 
 @dataclasses.dataclass(frozen=True)

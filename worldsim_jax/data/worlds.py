@@ -1,4 +1,4 @@
-"""Record sets of the embedded world: from a configuration to episodes on disk."""
+"""Record sets of the embedded world: a configuration becomes episodes."""
 
 import collections
 import concurrent.futures
@@ -18,8 +18,8 @@ JOB_BYTES = 2**25  # of frames that a worker sends back at once
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
-  """All that a record set depends on; sizes in pixels, `episodes` per map."""
+class World(engine_lib.Options):
+  """All that a record set depends on; numbers of episodes are per map."""
 
   train_maps: tuple[str, ...]
   test_maps: tuple[str, ...]
@@ -27,12 +27,6 @@ class World:
   test_episodes: int = 8
   num_frames: int = 40
   policy: str = 'random_walk'
-  height: int = 48
-  width: int = 64
-  render_height: int = 120
-  render_width: int = 160
-  tics_per_frame: int = 4
-  monsters: bool = False
   seed: int = 0
 
   def __post_init__(self):
@@ -116,18 +110,7 @@ def _jobs(world, split):
 
 
 def _play(world, map_name, numbers):
-  options = {
-      k: getattr(world, k)
-      for k in (
-          'height',
-          'width',
-          'render_height',
-          'render_width',
-          'tics_per_frame',
-          'monsters',
-      )
-  }
-  with engine_lib.Engine(map_name, **options) as engine:
+  with engine_lib.Engine(map_name, **world.engine_options) as engine:
     return [
         episodes.record(
             engine,

@@ -11,7 +11,8 @@ The line's velocity does not depend on σ,
 
 and whichever of x0, ε, v the network predicts, (1) gives the others:
 
-  x0 = x_σ - σ v,        ε = x_σ + (1 - σ) v,        v = (x_σ - x0) / σ. (3)
+  x0 = x_σ - σ v,        ε = x_σ + (1 - σ) v,                            (3)
+  v = (x_σ - x0) / σ = (ε - x_σ) / (1 - σ).
 
 A shift s ≥ 1 spends more steps near noise, as long videos need
 (Esser et al. 2024, eq. 23),
@@ -25,6 +26,7 @@ timesteps. Sigmas are per frame, [B, F]; latents are [B, F, H, W, C].
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NUM_TIMESTEPS = 1000
 
@@ -64,6 +66,19 @@ def velocity_from_x0(x_BFHWC, x0_BFHWC, sigma_BF, min_sigma: float = 1e-3):
   return (x_BFHWC - x0_BFHWC) / sigma
 
 
+def velocity_from_eps(x_BFHWC, eps_BFHWC, sigma_BF, max_sigma: float = 0.999):
+  """The velocity that given noise implies, eq. (3).
+
+  Args:
+    x_BFHWC: noisy latents.
+    eps_BFHWC: predicted noise.
+    sigma_BF: noise levels; at 1 the noise says nothing about the data.
+    max_sigma: above it the division would only amplify rounding.
+  """
+  sigma = jnp.minimum(per_frame(sigma_BF, x_BFHWC), max_sigma)
+  return (eps_BFHWC - x_BFHWC) / (1 - sigma)
+
+
 def shift(sigma, s: float):
   """Moves sigmas towards noise, eq. (4); s = 1 leaves them."""
   return s * sigma / (1 + (s - 1) * sigma)
@@ -82,15 +97,17 @@ def uniform_sigmas(rng, shape, s: float = 1., minimum: float = 0.,
 
 
 def sampling_sigmas(num_steps: int, s: float) -> jax.Array:
-  """Shifted grid of a many-step sampler, noisiest first, without the final 0."""
+  """Shifted grid of a many-step sampler, noisiest first, without a final 0."""
   return shift(jnp.linspace(1., 0., num_steps, endpoint=False), s)
 
 
-def few_step_sigmas(timesteps: tuple[int, ...], s: float) -> jax.Array:
+def few_step_sigmas(timesteps: tuple[int, ...], s: float) -> np.ndarray:
   """Warped sigmas of a few-step student, noisiest first, without the final 0.
 
+  A NumPy array, so that it is a constant wherever it is asked for.
+
   Args:
-    timesteps: unwarped, in (0, 1000], strictly decreasing: (1000, 750, 500, 250).
+    timesteps: unwarped, in (0, 1000], strictly decreasing: (1000, 750, 500).
     s: the shift that the teacher was trained with (5 for Wan 2.1 at 480p).
 
   Raises:
@@ -104,7 +121,7 @@ def few_step_sigmas(timesteps: tuple[int, ...], s: float) -> jax.Array:
     raise ValueError(
         f'timesteps={timesteps} must lie in (0, 1000] '
         '(config.student.timesteps).')
-  return shift(jnp.asarray(timesteps) / NUM_TIMESTEPS, s)
+  return shift(np.asarray(timesteps, np.float32) / NUM_TIMESTEPS, s)
 
 
 def per_frame(sigma_BF, like_BFHWC):

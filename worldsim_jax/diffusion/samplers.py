@@ -20,8 +20,8 @@ def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None):
     velocity_fn: (x_BFHWC, timesteps_BF) -> v_BFHWC.
     noise_BFHWC: the starting point.
     sigmas_K: float [K].
-    known: optional (mask bool [F], x0_BFHWC): frames that are given. They stay at
-      σ = 0 and are put back after every step.
+    known: optional (mask bool [F], x0_BFHWC): frames that are given. They stay
+      at σ = 0 and are put back after every step.
 
   Returns:
     Clean latents, like noise_BFHWC.

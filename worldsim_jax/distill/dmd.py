@@ -2,15 +2,16 @@
 
 The gradient of KL(p_student ‖ p_data), smoothed by noise, is a difference of
 scores: the frozen teacher's and that of a critic trained on the student's own
-samples. In x0-predictions f (critic) and r (teacher, with guidance) of the noised
-sample x_σ, with the normalisation of DMD eq. (8),
+samples. In x0-predictions f (critic) and r (teacher, with guidance) of the
+noised sample x_σ, with the normalisation of DMD eq. (8),
 
   g = (f - r) / mean |x - r|                  mean over one sample,      (1)
   L = ½ mean ‖ x - sg[x - g] ‖²,              so dL/dx = g / numel(x).   (2)
 
-The critic regresses the velocity of the student's samples. It must stay accurate
-while the student moves, so it takes `generator_every` (5) steps for each of the
-student's (DMD2's two-time-scale rule; some texts have the ratio reversed).
+The critic regresses the velocity of the student's samples. It must stay
+accurate while the student moves, so it takes `generator_every` (5) steps for
+each of the student's (DMD2's two-time-scale rule; some texts have the ratio
+reversed).
 
 Both networks are bidirectional and see the given context frames clean; only
 generated frames are noised, and only they count.
@@ -59,7 +60,6 @@ def generator_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
       rng_eps, video, noise_levels(rng_sigma, len(video), config),
       context_frames)
   bind = lambda name: functools.partial(velocity_fn, params[name])
-  conditioning = conditioning.with_masks()
   teacher = guidance.guided(bind('teacher'), conditioning,
                             conditioning.unconditional(), config.guidance_scale)
   timesteps = flow.timesteps(sigma_BF)

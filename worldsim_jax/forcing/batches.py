@@ -1,8 +1,8 @@
 """From a batch of records to what the losses need.
 
 A batch is a dict: `latents` [B, F, H, W, C], and optionally `actions` [B, F, A]
-and `text` [B, L, C_text]. The first frames of a clip are its context: given, never
-generated, never in a loss.
+and `text` [B, L, C_text]. The first frames of a clip are its context: given,
+never generated, never in a loss.
 """
 
 import jax.numpy as jnp

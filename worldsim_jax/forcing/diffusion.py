@@ -7,8 +7,8 @@ Both regress the velocity of rectified flow,
 and differ in what a frame sees of the others:
 
   full sequence   all frames at one σ, bidirectional: the teacher. The first c
-                  frames are given, at σ = 0, with c drawn per batch, so that one
-                  model continues videos of any length.
+                  frames are given, at σ = 0, with c drawn per batch, so that
+                  one model continues videos of any length.
   teacher forcing every chunk at its own σ, reading clean earlier chunks: the
                   sequence is [clean; noisy] under the mask of
                   `attention.context.teacher_forcing`.
@@ -42,6 +42,7 @@ def full_sequence_loss(velocity_fn, config, network: str):
     keys = dict(zip(('context', 'sigma', 'eps', 'drop'),
                     jax.random.split(rng, 4)))
     x0 = batch['latents']
+    _check_scored(x0.shape[1], 'max_context_frames', config.max_context_frames)
     given = jax.random.randint(
         keys['context'], (), 1, config.max_context_frames + 1)
     future_F = jnp.arange(x0.shape[1]) >= given
@@ -74,6 +75,7 @@ def teacher_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
     keys = dict(zip(('sigma', 'eps', 'drop'), jax.random.split(rng, 3)))
     x0 = batch['latents']
     num_frames = x0.shape[1]
+    _check_scored(num_frames, 'context_frames', context_frames)
     context = contexts.teacher_forcing(num_frames, chunk)
     sigma_chunk = flow.uniform_sigmas(
         keys['sigma'], (x0.shape[0], num_frames // chunk), config.shift)
@@ -91,3 +93,10 @@ def teacher_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
     return objective.regression(v, target, sigma_BF, scored_F, config.weight)
 
   return loss
+
+
+def _check_scored(num_frames: int, name: str, given: int):
+  if given >= num_frames:
+    raise ValueError(
+        f'{name}={given} leaves no frame to denoise in a clip of {num_frames} '
+        f'(config.*.{name}, config.*.clip_frames).')

@@ -5,16 +5,16 @@ steps with fresh noise in between (Self Forcing, Huang et al. 2025, Alg. 1),
 
   x0 = x_σk - σk v_θ(x_σk, σk | cache),    x_σ(k+1) = (1 - σ) x0 + σ ε,
 
-up to an exit step: the last one when sampling, a random one in training. Then the
-clean chunk passes through the model once more, at σ ≈ 0, and its keys and values
-are written into the cache. Gradients:
+up to an exit step: the last one when sampling, a random one in training. Then
+the clean chunk passes through the model once more, at σ ≈ 0, and its keys and
+values are written into the cache. Gradients:
 
-  - steps before the exit step run without gradient, in a loop whose trip count is
-    a traced value, so one program serves every exit step;
+  - steps before the exit step run without gradient, in a loop whose trip count
+    is a traced value, so one program serves every exit step;
   - the exit step is differentiable in the parameters;
   - cache and earlier frames are constants: the gradient of a later chunk with
-    respect to an earlier one is exactly zero. (The paper says so; upstream's code
-    lets it leak through the cache.)
+    respect to an earlier one is exactly zero. (The paper says so; upstream's
+    code lets it leak through the cache.)
 """
 
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
@@ -35,11 +36,11 @@ class Sampling(NamedTuple):
   """How a student samples.
 
   Attributes:
-    sigmas: float [K], noisiest first, see flow.few_step_sigmas.
+    sigmas: NumPy float32 [K], noisiest first, see flow.few_step_sigmas.
     chunk: latent frames per chunk.
     context_sigma: noise level at which clean chunks are written to the cache.
   """
-  sigmas: jax.Array
+  sigmas: np.ndarray
   chunk: int
   context_sigma: float = 0.
 
@@ -65,8 +66,8 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
   """
   frames = context_BFHWC.shape[1]
   image = batches.image_before_chunks(context_BFHWC, sampling.chunk)
-  timesteps = jnp.full(
-      context_BFHWC.shape[:2], flow.timesteps(sampling.context_sigma))
+  # σ = 0 whatever the context_sigma: given frames are clean.
+  timesteps = jnp.zeros(context_BFHWC.shape[:2])
   _, kv = velocity_fn(
       params, context_BFHWC, timesteps, conditioning.with_image(*image),
       contexts.block_causal(frames, sampling.chunk), cache)
@@ -95,8 +96,10 @@ def generate_chunk(velocity_fn, params, state: RolloutState, noise_BFHWC,
   image = jnp.broadcast_to(state.last_frame[:, None], noise_BFHWC.shape)
   conditioning = conditioning.with_image(image, jnp.ones(frames, image.dtype))
 
+  sigmas = jnp.asarray(sampling.sigmas)
+
   def denoise(params, x, step):
-    sigma_BF = jnp.full(frames, sampling.sigmas[step])
+    sigma_BF = jnp.full(frames, sigmas[step])
     v, _ = velocity_fn(params, x, flow.timesteps(sigma_BF), conditioning, None,
                        state.cache)
     return flow.x0_from_velocity(x, v, sigma_BF)
@@ -105,7 +108,7 @@ def generate_chunk(velocity_fn, params, state: RolloutState, noise_BFHWC,
 
   def step_without_gradient(step, x):
     return samplers.renoise(jax.random.fold_in(rng, step),
-                            denoise(frozen, x, step), sampling.sigmas[step + 1])
+                            denoise(frozen, x, step), sigmas[step + 1])
 
   x = jax.lax.fori_loop(
       0, exit_step, step_without_gradient, jax.lax.stop_gradient(noise_BFHWC))

@@ -1,9 +1,9 @@
 """Self Forcing: the student trains on what it makes itself.
 
-Huang et al. 2025, arXiv 2506.08009. A batch gives context frames and conditioning;
-the student continues them with the very rollout it streams with, leaving each
-chunk at one random denoising step s ~ U{0..K-1}, the same for all chunks. What is
-then matched to the teacher's distribution is the whole video.
+Huang et al. 2025, arXiv 2506.08009. A batch gives context frames and
+conditioning; the student continues them with the very rollout it streams with,
+leaving each chunk at one random denoising step s ~ U{0..K-1}, the same for all
+chunks. What is then matched to the teacher's distribution is the whole video.
 """
 
 import jax
@@ -23,8 +23,8 @@ def make_generator(velocity_fn, new_cache, sampling: rollouts.Sampling, *,
     sampling: how the student samples.
     context_frames: leading frames of a clip that are given.
 
-  The video is [B, F, H, W, C]: the given context, then the student's own frames,
-  which alone carry gradients.
+  The video is [B, F, H, W, C]: the given context, then the student's own
+  frames, which alone carry gradients.
   """
   def generate(params, batch, rng):
     rng_exit, rng_noise, rng_steps = jax.random.split(rng, 3)
@@ -38,8 +38,8 @@ def make_generator(velocity_fn, new_cache, sampling: rollouts.Sampling, *,
         rng_noise, (len(context), num_new, *context.shape[2:]))
     exit_step = jax.random.randint(rng_exit, (), 0, len(sampling.sigmas))
     _, video = rollouts.rollout(
-        velocity_fn, params, state, noise, given.frames(context_frames, num_new),
-        sampling, exit_step, rng_steps)
+        velocity_fn, params, state, noise,
+        given.frames(context_frames, num_new), sampling, exit_step, rng_steps)
     metrics = {'exit_step': exit_step, 'mean_abs_x': jnp.mean(jnp.abs(video)),
                'std_x': jnp.std(video)}
     return jnp.concatenate([context, video], axis=1), metrics

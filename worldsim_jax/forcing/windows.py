@@ -1,8 +1,8 @@
 """How a bidirectional model makes long video: window after window.
 
-Each window holds the last frames of what is there, clean, and new frames that are
-denoised together over many steps. This is the teacher's sampler; it cannot act on
-an action before the whole window is known.
+Each window holds the last frames of what is there, clean, and new frames that
+are denoised together over many steps. This is the teacher's sampler; it cannot
+act on an action before the whole window is known.
 """
 
 import jax
@@ -35,7 +35,7 @@ def continue_window(velocity_fn, params, context_BFHWC, conditioning, rng,
   shape = (batch, window, *context_BFHWC.shape[2:])
   x0 = jnp.zeros(shape).at[:, :given].set(context_BFHWC)
   conditioning = conditioning.with_image(
-      *batches.image_before_future(x0, given)).with_masks()
+      *batches.image_before_future(x0, given))
   denoiser = guidance.guided(
       lambda x, t, condition: velocity_fn(params, x, t, condition),
       conditioning, conditioning.unconditional(), guidance_scale)

@@ -82,7 +82,8 @@ class CrossAttention(nn.Module):
   def __call__(self, x_BFNC, text_BLC):
     batch, frames, tokens, dim = x_BFNC.shape
     dense = _dense(dim, self.dtype)
-    heads = lambda x: x.reshape(batch, -1, self.num_heads, dim // self.num_heads)
+    head_dim = dim // self.num_heads
+    heads = lambda x: x.reshape(batch, -1, self.num_heads, head_dim)
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
     k = heads(RMSNorm(name='norm_k')(dense('k')(text_BLC)))
     v = heads(dense('v')(text_BLC))

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.attention import kv_cache
 from worldsim_jax.diffusion import flow
@@ -72,7 +72,7 @@ def new_cache(config, batch: int, num_slots: int | None = None):
       relative=student.relative_positions, dtype=jnp.dtype(model.dtype))
 
 
-def student_sigmas(config) -> jax.Array:
+def student_sigmas(config) -> np.ndarray:
   return flow.few_step_sigmas(
       tuple(config.student.timesteps), config.student.shift)
 

@@ -1,9 +1,9 @@
 """What a world model is told besides the noisy latents.
 
-Every stream is optional. A stream that the model has but the caller leaves out, or
-masks, is 'unknown', which is not the same as zero: standing still is an action.
-That is also what guidance dropout does, so the unconditional prediction is simply
-the prediction with the stream masked.
+Every stream is optional. A stream that the model has but the caller leaves out,
+or masks, is 'unknown', which is not the same as zero: standing still is an
+action. That is also what guidance dropout does, so the unconditional prediction
+is simply the prediction with the stream masked.
 """
 
 import flax.struct
@@ -16,13 +16,13 @@ class Conditioning:
   """The conditioning streams of a batch.
 
   Attributes:
-    text: token embeddings [B, L, C_text]. Zero padding is attended to (as in Wan,
-      whose weights expect it).
+    text: token embeddings [B, L, C_text]. Zero padding is attended to (as in
+      Wan, whose weights expect it).
     actions: [B, F, A], normalised; the action that led to each latent frame (of
       all its pixel frames, side by side).
     actions_mask: [B, F], 1 where actions are known.
-    image: clean latents [B, F, H, W, C] that each frame should continue from: for
-      a generated frame, the latest frame before its chunk.
+    image: clean latents [B, F, H, W, C] that each frame should continue from:
+      for a generated frame, the latest frame before its chunk.
     image_mask: [B, F], 1 where such a frame exists.
   """
   text: jax.Array | None = None
@@ -38,7 +38,7 @@ class Conditioning:
         image_mask=_known(self.image, self.image_mask))
 
   def frames(self, start, size: int) -> 'Conditioning':
-    """The conditioning of frames start .. start+size-1 (start may be traced)."""
+    """The conditioning of frames start .. start+size-1; start may be traced."""
     return self._map_frames(
         lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, 1))
 

@@ -1,8 +1,8 @@
 """The Wan 2.1 diffusion transformer at any size.
 
 Teacher, student and critic are this one module; what differs is data: an
-`AttentionContext`, a `KVCache`, a `Conditioning`. With per-frame timesteps [B, F]
-each frame has its own modulation:
+`AttentionContext`, a `KVCache`, a `Conditioning`. With per-frame timesteps
+[B, F] each frame has its own modulation:
 
   e   = MLP(sinusoid(t))              e0 = Dense(SiLU(e)), six vectors of size C
   x  += g1 · SelfAttention(LN(x) (1 + s1) + b1)
@@ -11,15 +11,15 @@ each frame has its own modulation:
   v   = Dense(LN(x) (1 + s) + b)                           (head, from e)
 
 (Wan Team 2025, arXiv 2503.20314, Sec. 4.2; the numbers are from the released
-code.) Streams besides text are ours; each ends in a zero-initialised layer, so a
-pretrained model is unchanged until they are trained:
+code.) Streams besides text are ours; each ends in a zero-initialised layer, so
+a pretrained model is unchanged until they are trained:
 
   actions  MLP, added to e per frame
-  image    latents of the frame to continue from, patchified, added to the tokens
+  image    latents of the frame to continue from, patchified, added to tokens
 
-`parameterization='residual'` reads the network's output u as a correction of that
-image, x0 = image + u, and returns the velocity that points there. A small model
-then starts from 'nothing moves' instead of having to learn to copy.
+With `parameterization='residual'` the network reads and corrects the difference
+to that image, see diffusion/residual.py: what a small model needs, which would
+otherwise spend its training on learning to copy.
 """
 
 import functools
@@ -33,12 +33,12 @@ from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
 from worldsim_jax.attention import rope
 from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import residual
 from worldsim_jax.models import blocks
 from worldsim_jax.models.conditioning import Conditioning
 
-# The residual form divides by σ; below this level it is held constant, since
-# the division would only amplify the network's error.
-RESIDUAL_MIN_SIGMA = 0.05
+PARAMETERIZATIONS = ('velocity', 'residual')
+XAVIER = nn.initializers.xavier_uniform()
 REMAT_POLICIES = {
     'none': None,
     'full': jax.checkpoint_policies.nothing_saveable,
@@ -54,12 +54,13 @@ class VideoTransformer(nn.Module):
     ffn_dim: hidden width of the feed-forward layers.
     num_heads, num_layers: as named.
     latent_channels: channels of the latents, in and out.
-    patch: (height, width) of a token in latent pixels; Wan's (1, 2, 2) is (2, 2).
+    patch: (height, width) of a token in latent pixels; (2, 2) for Wan.
     freq_dim: size of the sinusoidal time embedding.
     text_dim: channels of the text embeddings; 0 for a model without text.
     action_dim: components of the actions of a latent frame; 0 without.
     image: whether the model has the image stream.
     parameterization: 'velocity' or 'residual' (needs the image stream).
+    residual_std: 'residual' only: standard deviation of frame - image.
     dtype: of the matrix products and attention ('float32', 'bfloat16').
     remat: a key of REMAT_POLICIES: what the backward pass keeps of a layer.
     unroll: layers per iteration of the scan; more compiles longer, runs faster.
@@ -76,6 +77,7 @@ class VideoTransformer(nn.Module):
   action_dim: int = 0
   image: bool = False
   parameterization: str = 'velocity'
+  residual_std: float = 0.7
   dtype: str = 'float32'
   remat: str = 'none'
   unroll: int = 1
@@ -95,18 +97,24 @@ class VideoTransformer(nn.Module):
       cache: a `KVCache` of the frames before this call, or None.
 
     Returns:
-      The velocity [B, F, H, W, C], float32. With a cache: (velocity, KeyValues of
-      this call's frames), for `cache.append`; the cache itself is not changed.
+      The velocity [B, F, H, W, C], float32. With a cache: (velocity, KeyValues
+      of this call's frames), for `cache.append`; the cache is not changed.
     """
     chex.assert_rank([x_BFHWC, timesteps_BF], [5, 2])
     chex.assert_equal_shape_prefix([x_BFHWC, timesteps_BF], 2)
-    conditioning = (conditioning or Conditioning()).with_masks()
+    self._check()
+    conditioning = self._complete(conditioning or Conditioning(), x_BFHWC)
     _, frames, height, width, _ = x_BFHWC.shape
     grid = (height // self.patch[0], width // self.patch[1])
     dtype = jnp.dtype(self.dtype)
 
+    residual_args = (_known_image(conditioning),
+                     timesteps_BF / flow.NUM_TIMESTEPS, self.residual_std)
+    is_residual = self.parameterization == 'residual'
+    seen = (residual.network_input(x_BFHWC, *residual_args) if is_residual
+            else x_BFHWC)
     tokens = self._dense(self.dim, 'patch_embedding')(
-        patchify(x_BFHWC, self.patch).astype(dtype))
+        patchify(seen, self.patch).astype(dtype))
     tokens += self._image_tokens(conditioning)
     e_BFC, modulation = self._time(timesteps_BF, conditioning)
     angles, cache_angles, mask = self._positions(frames, grid, context, cache)
@@ -117,13 +125,41 @@ class VideoTransformer(nn.Module):
         inputs)
     patches = self._head(tokens, e_BFC)
     out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
-    velocity = self._velocity(out, x_BFHWC, timesteps_BF, conditioning)
+    velocity = (residual.velocity(out, x_BFHWC, *residual_args) if is_residual
+                else out)
     return velocity if cache is None else (velocity, kv)
 
+  def _check(self):
+    for name, allowed in (('remat', tuple(REMAT_POLICIES)),
+                          ('parameterization', PARAMETERIZATIONS)):
+      value = getattr(self, name)
+      if value not in allowed:
+        raise ValueError(
+            f'{name}={value!r} is not one of {allowed} (config.model.{name}).')
+    if self.parameterization == 'residual' and not self.image:
+      raise ValueError("parameterization='residual' corrects an image: it "
+                       'needs config.model.image=True.')
+    if self.dim % self.num_heads:
+      raise ValueError(
+          f'num_heads={self.num_heads} must divide dim={self.dim} '
+          '(config.model.num_heads, config.model.dim).')
+
+  def _complete(self, conditioning, x_BFHWC) -> Conditioning:
+    """Streams that the caller leaves out become unknown; masks are explicit."""
+    full = conditioning.with_masks()
+    batch, frames = x_BFHWC.shape[:2]
+    unknown = jnp.zeros((batch, frames))
+    if self.text_dim and full.text is None:
+      full = full.replace(text=jnp.zeros((batch, 1, self.text_dim)))
+    if self.action_dim and full.actions is None:
+      full = full.replace(
+          actions=jnp.zeros((batch, frames, self.action_dim)),
+          actions_mask=unknown)
+    if self.image and full.image is None:
+      full = full.replace(image=jnp.zeros_like(x_BFHWC), image_mask=unknown)
+    return full
+
   def _layers(self, return_kv: bool):
-    if self.remat not in REMAT_POLICIES:
-      raise ValueError(f'remat={self.remat!r} is not one of '
-                       f'{tuple(REMAT_POLICIES)} (config.model.remat).')
     block = blocks.Block
     if self.remat != 'none':
       block = nn.remat(
@@ -151,7 +187,8 @@ class VideoTransformer(nn.Module):
       return 0.
     known = conditioning.actions_mask[..., None]
     chex.assert_axis_dimension(conditioning.actions, 2, self.action_dim)
-    actions = jnp.concatenate([conditioning.actions * known, known], axis=-1)
+    actions = jnp.where(known > 0, conditioning.actions, 0.)
+    actions = jnp.concatenate([actions, known], axis=-1)
     hidden = nn.silu(nn.Dense(self.dim, name='action_embedding_0')(actions))
     return nn.Dense(self.dim, kernel_init=nn.initializers.zeros,
                     name='action_embedding_2')(hidden)
@@ -159,11 +196,9 @@ class VideoTransformer(nn.Module):
   def _image_tokens(self, conditioning):
     if not self.image:
       return 0.
-    mask_BF = conditioning.image_mask
-    image = jnp.where(mask_BF[:, :, None, None, None] > 0,
-                      conditioning.image, 0.)
+    image = _known_image(conditioning)
     known = jnp.broadcast_to(
-        mask_BF[:, :, None, None, None], (*image.shape[:-1], 1))
+        conditioning.image_mask[:, :, None, None, None], (*image.shape[:-1], 1))
     patches = patchify(jnp.concatenate([image, known], axis=-1), self.patch)
     return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
         patches.astype(self.dtype))
@@ -199,18 +234,17 @@ class VideoTransformer(nn.Module):
     features = self.patch[0] * self.patch[1] * self.latent_channels
     return self._dense(features, 'head', nn.initializers.zeros)(x)
 
-  def _velocity(self, out_BFHWC, x_BFHWC, timesteps_BF, conditioning):
-    if self.parameterization == 'velocity':
-      return out_BFHWC
-    known = conditioning.image_mask[:, :, None, None, None] > 0
-    image = jnp.where(known, conditioning.image, 0.)
-    return flow.velocity_from_x0(
-        x_BFHWC, image + out_BFHWC, timesteps_BF / flow.NUM_TIMESTEPS,
-        RESIDUAL_MIN_SIGMA)
-
-  def _dense(self, features, name, kernel_init=nn.initializers.xavier_uniform()):
+  def _dense(self, features, name, kernel_init=XAVIER):
     return nn.Dense(features, dtype=jnp.dtype(self.dtype),
                     kernel_init=kernel_init, name=name)
+
+
+def _known_image(conditioning):
+  """The image stream, zero where it is unknown; None for models without."""
+  if conditioning.image is None:
+    return None
+  known = conditioning.image_mask[:, :, None, None, None] > 0
+  return jnp.where(known, conditioning.image, 0.)
 
 
 def sinusoid(timesteps_BF, size: int):

@@ -1,9 +1,9 @@
 """Model FLOPs of a program, counted from its jaxpr.
 
 XLA's own cost analysis sees a loop body once and a kernel as zero; here loops
-count by their trip counts. Only matrix products and convolutions count, two FLOPs
-for each multiply-add, as 'model FLOPs' usually do; recomputation under remat is
-part of the program and so is counted.
+count by their trip counts. Only matrix products and convolutions count, two
+FLOPs for each multiply-add, as 'model FLOPs' usually do; recomputation under
+remat is part of the program and so is counted.
 """
 
 import math
@@ -17,8 +17,8 @@ class Rates(NamedTuple):
   """How often a program does what only the run decides.
 
   Attributes:
-    while_trips: iterations of a loop whose trip count is not static, for example
-      the steps before a random exit step.
+    while_trips: iterations of a loop whose trip count is not static, for
+      example the steps before a random exit step.
     cond: how often the costliest branch of a condition is taken.
   """
   while_trips: float = 1.

@@ -1,7 +1,7 @@
 """The device mesh, and the rules that lay arrays out on it.
 
-Axes: `data` replicates parameters and splits the batch; `fsdp` splits both. The
-loop places batches and states through the two functions below and nothing else in
+The one axis so far, `data`, replicates parameters and splits the batch. The
+loop places batches and states through the functions below and nothing else in
 the project names a device.
 """
 

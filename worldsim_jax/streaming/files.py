@@ -19,19 +19,28 @@ from worldsim_jax.streaming.world import World
 CONFIG, STARTS, PARAMS = 'config.json', 'starts.npz', 'params'
 
 
-def save(world: World, directory):
-  """Writes a world; the folder appears when it is complete."""
+def save(world: World, directory, extra=()):
+  """Writes a world; the folder appears when it is complete.
+
+  Args:
+    world: what to write.
+    directory: where; an older one is replaced.
+    extra: more files, a dict of bytes by name.
+  """
   directory = epath.Path(directory)
   incomplete = directory.parent / f'{directory.name}.incomplete'
-  for leftover in (incomplete, directory):
-    if leftover.exists():
-      leftover.rmtree()
+  if incomplete.exists():  # Of a process that was killed.
+    incomplete.rmtree()
   incomplete.mkdir(parents=True)
   (incomplete / CONFIG).write_text(world.config.to_json(indent=2))
   with (incomplete / STARTS).open('wb') as f:
     np.savez_compressed(f, frames=world.starts)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save((incomplete / PARAMS).resolve(), world.variables)
+  for name, content in dict(extra).items():
+    (incomplete / name).write_bytes(content)
+  if directory.exists():
+    directory.rmtree()
   incomplete.rename(directory)
 
 

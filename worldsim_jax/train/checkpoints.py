@@ -1,13 +1,14 @@
 """Checkpoints of one stage: Orbax, saved asynchronously, resumed exactly.
 
-A checkpoint holds the `TrainState` (parameters, optimisers, averages, step), the
-state of the data iterator and the configuration that made it. Orbax writes into a
-temporary directory and renames it when everything is on disk, so a process that
-dies while saving leaves the previous checkpoint as the latest one.
+A checkpoint holds the `TrainState` (parameters, optimisers, averages, step),
+the state of the data iterator and the configuration that made it. Orbax writes
+into a temporary directory and renames it when everything is on disk, so a
+process that dies while saving leaves the previous checkpoint as the latest one.
 """
 
 import contextlib
 import json
+import os
 from typing import Any, Iterator
 
 from etils import epath
@@ -20,20 +21,27 @@ class Checkpoints:
   """The checkpoints of one stage of a workdir.
 
   Args:
-    directory: local or gs:// path; made on the first save.
+    directory: local or gs:// path; made if it is not there.
     config: a flat dict of what a run that resumes must have in common.
     max_to_keep: older checkpoints are deleted.
     announce: called with one line when something is worth saying.
+
+  Raises:
+    UserError: if the directory cannot be made.
   """
 
   def __init__(self, directory, config: dict[str, Any], *, max_to_keep: int = 2,
                announce=print):
-    self._directory = epath.Path(directory)
+    self._directory = _absolute(directory)
     self._config = json.loads(json.dumps(config))
     self._announce = announce
-    self._manager = ocp.CheckpointManager(
-        self._directory, options=ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, cleanup_tmp_directories=True, create=True))
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, cleanup_tmp_directories=True, create=True)
+    try:
+      self._manager = ocp.CheckpointManager(self._directory, options=options)
+    except OSError as error:
+      raise UserError(f'cannot keep checkpoints in {self._directory}: '
+                      f'{_first_line(error)}.') from error
 
   def latest_step(self) -> int | None:
     """Finished steps of the newest checkpoint, or None."""
@@ -46,6 +54,9 @@ class Checkpoints:
       UserError: if this or the previous save could not be written.
     """
     with self._named_errors():
+      # One that `restore` found unreadable, or it would not be written again.
+      if step in self._manager.all_steps():
+        self._manager.delete(step)
       self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
           data=ocp.args.JsonSave(iterator_state),
@@ -125,6 +136,12 @@ def check_same_config(saved: dict[str, Any], current: dict[str, Any], where):
     more = f' and {len(different) - 3} more' if len(different) > 3 else ''
     raise UserError(f'{where} was made with another configuration: {changes}'
                     f'{more}. Use another --workdir, or that configuration.')
+
+
+def _absolute(directory) -> epath.Path:
+  """Orbax takes absolute paths only."""
+  is_url = '://' in str(directory)
+  return epath.Path(directory if is_url else os.path.abspath(directory))
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,8 +6,8 @@ one `Update` per network. Losses have one signature,
   loss(params, batch, rng) -> (loss, metrics)
 
 where `params` is a dict of all networks by name, frozen ones included; the
-gradient is taken with respect to the update's own entry. DMD's critic is simply a
-second update.
+gradient is taken with respect to the update's own entry. DMD's critic is simply
+a second update.
 
 Randomness is a function of (seed, step, network), never carried, so that a
 resumed run draws what an uninterrupted one would have drawn.
@@ -57,7 +57,13 @@ class TrainState:
 
 
 def create(params: dict[str, Any], updates: tuple[Update, ...]) -> TrainState:
-  """The state before step 0."""
+  """The state before step 0.
+
+  Args:
+    params: of the networks to train, by name. The step donates them: arrays
+      that two networks share, or that are read elsewhere, must be copied first.
+    updates: one per network.
+  """
   return TrainState(
       step=jnp.zeros((), jnp.int32), params=params,
       opt_state={u.network: u.optimizer.init(params[u.network])

@@ -1,0 +1,103 @@
+"""Attention against its definition in NumPy."""
+
+from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldsim_jax.attention import attend as attention
+from worldsim_jax.attention.attend import attend
+
+B, F, G, N, H, D = 2, 2, 3, 3, 2, 4
+MASK = np.array([[1, 0, 1], [0, 1, 1]], bool)  # [F, G]
+jitted = jax.jit(attend, static_argnums=4)
+
+
+def naive(q, k, v, mask_TS=None):
+  """The definition, head by head, in float64."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  out = np.zeros_like(q)
+  for b in range(q.shape[0]):
+    for h in range(q.shape[2]):
+      logits = q[b, :, h] @ k[b, :, h].T / np.sqrt(q.shape[-1])
+      if mask_TS is not None:
+        logits = np.where(mask_TS, logits, -np.inf)
+      weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+      weights /= weights.sum(axis=1, keepdims=True)
+      out[b, :, h] = weights @ v[b, :, h]
+  return out
+
+
+class AttendTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    draw = lambda tokens: np.float32(rng.normal(size=(B, tokens, H, D)))
+    rng = np.random.default_rng(0)
+    self.q, self.k, self.v = draw(F * N), draw(G * N), draw(G * N)
+    self.mask_TS = np.kron(MASK, np.ones((N, N), bool))
+
+  def test_equals_a_naive_softmax(self):
+    # Sums of nine products near 1 in fp32.
+    np.testing.assert_allclose(
+        jitted(self.q, self.k, self.v), naive(self.q, self.k, self.v), atol=2e-6
+    )
+
+  def test_a_frame_mask_is_a_mask_over_all_tokens_of_the_frames(self):
+    np.testing.assert_allclose(
+        jitted(self.q, self.k, self.v, MASK),
+        naive(self.q, self.k, self.v, self.mask_TS),
+        atol=2e-6,
+    )
+
+  def test_cudnn_would_get_the_same_mask(self):
+    mask = attention._token_mask(MASK, self.q, self.k)
+    np.testing.assert_array_equal(mask[0, 0], self.mask_TS)
+
+  def test_forbidden_keys_have_exactly_no_gradient(self):
+    weights = np.random.default_rng(1).normal(size=(B, N, H, D))
+
+    @jax.jit
+    def gradients(k, v):
+      first_frame = lambda k, v: attend(self.q, k, v, MASK)[:, :N]
+      return jax.vjp(first_frame, k, v)[1](weights.astype(np.float32))
+
+    for gradient in gradients(self.k, self.v):
+      by_frame = np.asarray(gradient).reshape(B, G, N, H, D)
+      np.testing.assert_array_equal(by_frame[:, 1], 0)
+      self.assertTrue(np.all(by_frame[:, [0, 2]] != 0))
+
+  def test_a_row_without_keys_is_finite(self):
+    out = jitted(self.q, self.k, self.v, np.zeros((F, G), bool))
+    self.assertTrue(np.all(np.isfinite(out)))
+
+  def test_bfloat16_stays_bfloat16_with_a_float32_softmax(self):
+    q, k, v = (x.astype(jnp.bfloat16) for x in (self.q, self.k, self.v))
+    out = jitted(q, k, v)
+    self.assertEqual(out.dtype, jnp.bfloat16)
+    # Weights, values and output are each rounded to 8 bits.
+    np.testing.assert_allclose(
+        out.astype(np.float32), naive(q, k, v), atol=3 * 2**-8
+    )
+
+  def test_auto_on_cpu_is_xla(self):
+    if jax.default_backend() != 'cpu':
+      self.skipTest('runs on an accelerator')
+    np.testing.assert_array_equal(
+        jitted(self.q, self.k, self.v, MASK, 'auto'),
+        jitted(self.q, self.k, self.v, MASK, 'xla'),
+    )
+
+  def test_cudnn_without_a_gpu_fails_instead_of_falling_back(self):
+    if jax.default_backend() == 'gpu':
+      self.skipTest('runs on a GPU')
+    with self.assertRaisesRegex(ValueError, 'config.model.attention'):
+      attend(self.q, self.k, self.v, implementation='cudnn')
+
+  def test_an_unknown_implementation_names_the_key(self):
+    with self.assertRaisesRegex(ValueError, "'flash'.*config.model.attention"):
+      attend(self.q, self.k, self.v, implementation='flash')
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,89 @@
+"""Who may read whom, as truth tables: a row per reading frame."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from worldsim_jax.attention import context
+
+
+class ContextTest(parameterized.TestCase):
+
+  def assertMask(self, found, rows):
+    self.assertEqual(
+        [''.join('1' if x else '0' for x in row) for row in np.asarray(found)],
+        rows,
+    )
+
+  def test_bidirectional_has_no_mask(self):
+    found = context.bidirectional(3)
+    self.assertIsNone(found.mask)
+    np.testing.assert_array_equal(found.positions, [0, 1, 2])
+
+  def test_a_chunk_reads_itself_and_what_came_before(self):
+    self.assertMask(
+        context.block_causal(4, chunk=2).mask, ['1100', '1100', '1111', '1111']
+    )
+    self.assertMask(
+        context.block_causal(4, chunk=1).mask, ['1000', '1100', '1110', '1111']
+    )
+
+  def test_a_window_counts_frames_before_the_chunk(self):
+    self.assertMask(
+        context.block_causal(6, chunk=2, window=1).mask,
+        ['110000', '110000', '011100', '011100', '000111', '000111'],
+    )
+    self.assertMask(
+        context.block_causal(4, chunk=1, window=0).mask,
+        ['1000', '0100', '0010', '0001'],
+    )
+
+  def test_sinks_stay_visible_behind_the_window(self):
+    self.assertMask(
+        context.block_causal(5, chunk=1, window=1, sink=2).mask,
+        ['10000', '11000', '11100', '11110', '11011'],
+    )
+
+  def test_sinks_in_the_future_stay_hidden(self):
+    self.assertMask(
+        context.block_causal(3, chunk=1, window=0, sink=3).mask,
+        ['100', '110', '111'],
+    )
+
+  def test_a_noisy_chunk_reads_the_clean_past_and_itself(self):
+    found = context.teacher_forcing(4, chunk=2)
+    self.assertMask(
+        found.mask,
+        [
+            '11000000',  # clean chunk 0
+            '11000000',
+            '11110000',  # clean chunk 1
+            '11110000',
+            '00001100',  # noisy chunk 0
+            '00001100',
+            '11000011',  # noisy chunk 1
+            '11000011',
+        ],
+    )
+    np.testing.assert_array_equal(found.positions, [0, 1, 2, 3, 0, 1, 2, 3])
+
+  @parameterized.parameters((1, 1), (3, 1), (2, 3), (7, 3))
+  def test_teacher_forcing_allows_n_times_n_plus_1_block_pairs(self, n, b):
+    mask = context.teacher_forcing(n * b, chunk=b).mask
+    self.assertEqual(int(mask.sum()), n * (n + 1) * b**2)
+
+  def test_positions_count_the_frames(self):
+    np.testing.assert_array_equal(
+        context.block_causal(4, chunk=2).positions, [0, 1, 2, 3]
+    )
+
+  @parameterized.product(
+      make=(context.block_causal, context.teacher_forcing), chunk=(0, 3)
+  )
+  def test_a_chunk_that_does_not_divide_names_the_key(self, make, chunk):
+    with self.assertRaisesRegex(ValueError, 'config.student.chunk'):
+      make(4, chunk)
+
+
+if __name__ == '__main__':
+  absltest.main()

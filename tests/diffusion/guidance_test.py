@@ -1,0 +1,70 @@
+"""Guidance: one form, and how the published numbers translate to it."""
+
+from absl.testing import absltest
+import numpy as np
+
+from worldsim_jax.diffusion import guidance
+from worldsim_jax.models.conditioning import Conditioning
+
+B, F, A = 2, 3, 4
+
+
+class Denoiser:
+  """A velocity that depends on what is known, and remembers its calls."""
+
+  def __init__(self):
+    self.batches = []
+
+  def __call__(self, x, timesteps, conditioning):
+    self.batches.append(len(x))
+    known = conditioning.with_masks().actions_mask
+    told = (conditioning.actions.sum(-1) * known)[:, :, None, None, None]
+    return x * timesteps[:, :, None, None, None] / 1000 + told
+
+
+class GuidanceTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(0)
+    self.x = np.float32(rng.normal(size=(B, F, 1, 1, 2)))
+    self.t = np.full((B, F), 500, np.float32)
+    actions = np.float32(rng.normal(size=(B, F, A)))
+    self.given = Conditioning(actions=actions)
+    self.unknown = self.given.unconditional()
+    self.cond = Denoiser()(self.x, self.t, self.given)
+    self.uncond = Denoiser()(self.x, self.t, self.unknown)
+
+  def guided(self, scale):
+    denoiser = Denoiser()
+    fn = guidance.guided(denoiser, self.given, self.unknown, scale)
+    return fn(self.x, self.t), denoiser.batches
+
+  def test_scale_1_is_the_conditional_prediction_alone(self):
+    v, batches = self.guided(1.0)
+    np.testing.assert_array_equal(v, self.cond)
+    self.assertEqual(batches, [B])
+
+  def test_scale_0_is_the_unconditional_prediction(self):
+    np.testing.assert_array_equal(self.guided(0.0)[0], self.uncond)
+
+  def test_other_scales_extrapolate_in_one_call_of_twice_the_batch(self):
+    v, batches = self.guided(4.0)
+    # A few roundings of values near 10.
+    np.testing.assert_allclose(
+        v, self.uncond + 4 * (self.cond - self.uncond), atol=1e-5
+    )
+    self.assertEqual(batches, [2 * B])
+
+  def test_upstream_scale_is_ours_less_one(self):
+    upstream = self.cond + 3.0 * (self.cond - self.uncond)
+    np.testing.assert_allclose(self.guided(4.0)[0], upstream, atol=1e-5)
+
+  def test_equal_predictions_need_no_guidance_whatever_the_scale(self):
+    np.testing.assert_array_equal(
+        guidance.guide(self.cond, self.cond, 7.5), self.cond
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,76 @@
+"""Samplers on flows whose solution is known."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import samplers
+
+SHAPE = (2, 3, 2, 2, 4)
+
+
+class EulerTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(0)
+    self.x0, self.noise = np.float32(rng.normal(size=(2, *SHAPE)))
+
+  def towards_the_datum(self, x, timesteps):
+    """The true velocity where the data are a single sample."""
+    return flow.velocity_from_x0(x, self.x0, timesteps / 1000)
+
+  @parameterized.parameters(1, 3)
+  def test_a_single_datum_is_reached(self, num_steps):
+    x = samplers.euler(
+        self.towards_the_datum, self.noise, flow.sampling_sigmas(num_steps, 3.0)
+    )
+    # The last step subtracts what is left of the noise, up to rounding.
+    np.testing.assert_allclose(x, self.x0, atol=1e-6)
+
+  def test_steps_add_up_to_the_whole_way(self):
+    constant = lambda x, t: np.full(x.shape, 2, np.float32)
+    x = samplers.euler(constant, self.noise, np.float32([0.9, 0.5, 0.1]))
+    np.testing.assert_allclose(x, self.noise - 0.9 * 2, atol=1e-6)
+
+  def test_given_frames_stay_and_the_network_sees_them_clean(self):
+    mask = np.array([True, False, False])
+
+    def velocity_fn(x, timesteps):
+      # Wherever the network is wrong about a given frame, it is put back.
+      shown = x[:, :1] - self.x0[:, :1]
+      v = self.towards_the_datum(x, np.full((2, 3), 1000, np.float32))
+      leaked = abs(shown).sum() + timesteps[:, 0].sum() + (
+          timesteps[:, 1:] == 0
+      ).sum()
+      return v + 1e3 * leaked
+
+    x = samplers.euler(
+        velocity_fn, self.noise, np.float32([1.0]), (mask, self.x0)
+    )
+    np.testing.assert_array_equal(x[:, 0], self.x0[:, 0])
+    np.testing.assert_allclose(x[:, 1:], self.x0[:, 1:], atol=1e-6)
+
+
+class RenoiseTest(absltest.TestCase):
+
+  def test_level_0_is_the_data_and_level_1_is_noise_alone(self):
+    x0 = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(samplers.renoise(key, x0, 0.0), x0)
+    np.testing.assert_array_equal(
+        samplers.renoise(key, x0, 1.0), jax.random.normal(key, SHAPE)
+    )
+
+  def test_noise_is_fresh_for_each_key(self):
+    x0 = np.zeros(SHAPE, np.float32)
+    one, other = (
+        samplers.renoise(jax.random.key(i), x0, 0.5) for i in range(2)
+    )
+    self.assertTrue(np.all(one != other))
+
+
+if __name__ == '__main__':
+  absltest.main()
