@@ -26,7 +26,8 @@ _SOURCE = flags.DEFINE_string(
     'source', None, 'What sample and export read (a workdir or a world; default: '
     '--workdir), and the folder of videos that record reads.')
 _TARGET = flags.DEFINE_string(
-    'target', None, 'What sample (.mp4), export and record (folders) write.')
+    'target', None, 'What sample (default: sample.mp4 in the source), export '
+    '(default: export/ in it) and record (a folder) write.')
 _ACTIONS = flags.DEFINE_string(
     'actions', 'forward*20,left*10', 'sample: an action file, or a script such '
     'as forward*20,left*10.')
@@ -41,13 +42,15 @@ def _train():
 
 def _sample():
   from worldsim_jax.streaming import sample
-  sample.sample(_SOURCE.value or _needed(_WORKDIR), _needed(_TARGET),
-                _ACTIONS.value, prompt=_PROMPT.value, seed=_SEED.value)
+  source = _SOURCE.value or _needed(_WORKDIR)
+  sample.sample(source, _TARGET.value or f'{source}/sample.mp4', _ACTIONS.value,
+                prompt=_PROMPT.value, seed=_SEED.value)
 
 
 def _export():
   from worldsim_jax.streaming import export
-  export.export(_SOURCE.value or _needed(_WORKDIR), _needed(_TARGET))
+  source = _SOURCE.value or _needed(_WORKDIR)
+  export.export(source, _TARGET.value or f'{source}/export')
 
 
 def _record():

@@ -6,7 +6,7 @@ import numpy as np
 from worldsim_jax.diffusion import guidance
 from worldsim_jax.models.conditioning import Conditioning
 
-B, F, A = 2, 3, 4
+B, F, A = 2, 3, 1
 
 
 class Denoiser:
@@ -18,8 +18,8 @@ class Denoiser:
   def __call__(self, x, timesteps, conditioning):
     self.batches.append(len(x))
     known = conditioning.with_masks().actions_mask
-    told = (conditioning.actions.sum(-1) * known)[:, :, None, None, None]
-    return x * timesteps[:, :, None, None, None] / 1000 + told
+    told = conditioning.actions[..., 0] * known + timesteps
+    return x * told[:, :, None, None, None]
 
 
 class GuidanceTest(absltest.TestCase):
@@ -28,7 +28,7 @@ class GuidanceTest(absltest.TestCase):
     super().setUp()
     rng = np.random.default_rng(0)
     self.x = np.float32(rng.normal(size=(B, F, 1, 1, 2)))
-    self.t = np.full((B, F), 500, np.float32)
+    self.t = np.full((B, F), 2, np.float32)
     actions = np.float32(rng.normal(size=(B, F, A)))
     self.given = Conditioning(actions=actions)
     self.unknown = self.given.unconditional()

@@ -97,13 +97,13 @@ class Block(nn.Module):
   num_heads: int
   dtype: Any
   implementation: str
+  gate_init: float
   return_kv: bool
 
   @nn.compact
   def __call__(self, x_BFNC, cached: KeyValues | None, inputs: LayerInputs):
     dim = x_BFNC.shape[-1]
-    table = self.param(
-        'modulation', nn.initializers.normal(dim**-0.5), (6, dim))
+    table = self.param('modulation', self._init_modulation, (6, dim))
     shift1, scale1, gate1, shift2, scale2, gate2 = modulation_vectors(
         table, inputs.modulation)
     attention = dict(num_heads=self.num_heads, dtype=self.dtype,
@@ -122,6 +122,12 @@ class Block(nn.Module):
     update = _dense(dim, self.dtype)('ffn_2')(nn.gelu(hidden, approximate=True))
     x_BFNC += (gate2 * update).astype(x_BFNC.dtype)
     return x_BFNC, kv if self.return_kv else None
+
+
+  def _init_modulation(self, rng, shape):
+    noise = jax.random.normal(rng, shape) * shape[-1]**-0.5
+    gates = jnp.array([0., 0., 1., 0., 0., 1.])[:, None]
+    return noise + self.gate_init * gates
 
 
 def modulation_vectors(table_KC, e_BFKC):

@@ -28,6 +28,7 @@ import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
@@ -59,8 +60,12 @@ class VideoTransformer(nn.Module):
     text_dim: channels of the text embeddings; 0 for a model without text.
     action_dim: components of the actions of a latent frame; 0 without.
     image: whether the model has the image stream.
+    image_halo: latent pixels around its patch that a token sees of the image;
+      what moves into a patch comes from there.
     parameterization: 'velocity' or 'residual' (needs the image stream).
     residual_std: 'residual' only: standard deviation of frame - image.
+    gate_init: mean of the residual gates at initialisation. Wan's is 0, which
+      takes thousands of steps to open; 1 suits short trainings.
     dtype: of the matrix products and attention ('float32', 'bfloat16').
     remat: a key of REMAT_POLICIES: what the backward pass keeps of a layer.
     unroll: layers per iteration of the scan; more compiles longer, runs faster.
@@ -76,8 +81,10 @@ class VideoTransformer(nn.Module):
   text_dim: int = 0
   action_dim: int = 0
   image: bool = False
+  image_halo: int = 0
   parameterization: str = 'velocity'
   residual_std: float = 0.7
+  gate_init: float = 0.
   dtype: str = 'float32'
   remat: str = 'none'
   unroll: int = 1
@@ -169,7 +176,7 @@ class VideoTransformer(nn.Module):
         in_axes=(0, nn.broadcast), length=self.num_layers, unroll=self.unroll)(
             ffn_dim=self.ffn_dim, num_heads=self.num_heads,
             dtype=jnp.dtype(self.dtype), implementation=self.attention,
-            return_kv=return_kv, name='blocks')
+            gate_init=self.gate_init, return_kv=return_kv, name='blocks')
 
   def _time(self, timesteps_BF, conditioning):
     """e [B, F, C] and the layers' modulation [B, F, 6, C], float32."""
@@ -199,7 +206,8 @@ class VideoTransformer(nn.Module):
     image = _known_image(conditioning)
     known = jnp.broadcast_to(
         conditioning.image_mask[:, :, None, None, None], (*image.shape[:-1], 1))
-    patches = patchify(jnp.concatenate([image, known], axis=-1), self.patch)
+    patches = patchify(
+        jnp.concatenate([image, known], axis=-1), self.patch, self.image_halo)
     return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
         patches.astype(self.dtype))
 
@@ -255,16 +263,25 @@ def sinusoid(timesteps_BF, size: int):
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def patchify(x_BFHWC, patch):
-  """[B, F, H, W, C] -> [B, F, N, p q C], tokens row by row."""
+def patchify(x_BFHWC, patch, halo: int = 0):
+  """[B, F, H, W, C] -> [B, F, N, p q C], tokens row by row.
+
+  With a halo, a token also holds that many latent pixels on each side of its
+  patch, zeros beyond the border: (p + 2 halo) (q + 2 halo) C channels.
+  """
   b, f, h, w, c = x_BFHWC.shape
   p, q = patch
   if h % p or w % q:
     raise ValueError(f'patch={patch} must divide the latent size {(h, w)} '
                      '(config.model.patch).')
-  x = x_BFHWC.reshape(b, f, h // p, p, w // q, q, c)
+  rows, columns = (
+      np.arange(size // step)[:, None] * step + np.arange(step + 2 * halo)
+      for size, step in ((h, p), (w, q)))
+  padded = jnp.pad(
+      x_BFHWC, ((0, 0), (0, 0), (halo, halo), (halo, halo), (0, 0)))
+  x = padded[:, :, rows][:, :, :, :, columns]  # [B, F, h/p, p', w/q, q', C]
   x = x.transpose(0, 1, 2, 4, 3, 5, 6)
-  return x.reshape(b, f, (h // p) * (w // q), p * q * c)
+  return x.reshape(b, f, rows.shape[0] * columns.shape[0], -1)
 
 
 def unpatchify(x_BFNC, grid, patch):

@@ -60,7 +60,7 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
 
   frames = stage.batch_size * stage.clip_frames
   return Stage(
-      name, stage.num_steps, (_update(name, loss, stage),), jax.jit(init), {},
+      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),), jax.jit(init), {},
       inputs.batches(stage), frames * build.tokens_per_frame(config))
 
 
@@ -108,9 +108,10 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
   teacher = inputs.trained[stage.teacher]
   start = inputs.trained[stage.start_from]
   updates = (
-      _update(name, matched(dmd.generator_loss, name), stage,
+      _update(name, matched(dmd.generator_loss, name), stage, stage.num_steps,
               every=stage.generator_every),
-      _update('critic', matched(dmd.critic_loss, name), stage.critic))
+      _update('critic', matched(dmd.critic_loss, name), stage.critic,
+              stage.num_steps))
   init = lambda: {name: _copy(start), 'critic': _copy(teacher)}
   return Stage(
       name, stage.num_steps, updates, init, {'teacher': teacher},
@@ -139,14 +140,14 @@ def _denoiser(name, inputs, loss, sequences: int = 1) -> Stage:
   if stage.start_from:
     init = lambda: {name: _copy(inputs.trained[stage.start_from])}
   return Stage(
-      name, stage.num_steps, (_update(name, loss, stage),), init, {},
+      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),), init, {},
       inputs.batches(stage), sequences * _tokens(config, stage))
 
 
-def _update(network, loss, stage, every: int = 1) -> Update:
-  num_updates = -(-stage.num_steps // every)
-  return Update(network, loss, optimizers.make(stage.optimizer, num_updates),
-                every, stage.ema, stage.ema_start)
+def _update(network, loss, settings, num_steps, every: int = 1) -> Update:
+  optimizer = optimizers.make(settings.optimizer, -(-num_steps // every))
+  return Update(
+      network, loss, optimizer, every, settings.ema, settings.ema_start)
 
 
 def _velocity(inputs: Inputs):

@@ -1,0 +1,31 @@
+"""Benchmarks: `python -m benchmarks.run NAME`, see README.md.
+
+A benchmark is a module of this folder with a function
+
+  benchmark(options: Options) -> list of rows
+
+A row maps names to plain values; names end in their unit (seconds_per_step,
+tflop_per_second, ratio_...). `timing` measures, `results` prints and writes.
+"""
+
+from typing import Any, NamedTuple
+
+# Name, which is also the module's, and what it measures.
+REGISTRY = {
+    'train_step': 'one training step of each stage of a config',
+    'stream': 'streaming seconds per frame by frame index; must be flat',
+    'torch_dit': 'the same transformer forward in PyTorch, beside ours',
+}
+
+
+class Options(NamedTuple):
+  """What the command line says.
+
+  Attributes:
+    config: a run's configuration, already checked.
+    repeats: timed repeats after the warm-up.
+    frames: pixel frames of a stream.
+  """
+  config: Any
+  repeats: int = 5
+  frames: int = 512

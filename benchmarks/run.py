@@ -1,0 +1,115 @@
+"""Runs one benchmark, prints its table and writes its results.
+
+  python -m benchmarks.run NAME [--config=FILE --repeats=N --out=FOLDER]
+  python -m benchmarks.run --list
+"""
+
+import importlib
+import pathlib
+import re
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+import benchmarks
+from benchmarks import results
+from worldsim_jax.errors import UserError
+
+BAD_INPUT = 2  # exit code
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DEFAULT_CONFIG = str(ROOT / 'configs/quickstart.py')
+
+_LIST = flags.DEFINE_bool('list', False, 'Print the benchmarks and stop.')
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'What gives the sizes, the quickstart by default; '
+    '--config.key=value overrides a key.', lock_config=True)
+_REPEATS = flags.DEFINE_integer(
+    'repeats', 5, 'Timed repeats after the warm-up.', lower_bound=1)
+_FRAMES = flags.DEFINE_integer(
+    'frames', 512, 'stream: pixel frames of a stream.', lower_bound=1)
+_OUT = flags.DEFINE_string(
+    'out', str(ROOT / 'benchmarks/results'), 'Folder of the results.')
+
+
+def main(argv):
+  if _LIST.value:
+    width = max(map(len, benchmarks.REGISTRY))
+    for name, measures in benchmarks.REGISTRY.items():
+      print(f'{name:<{width}}  {measures}')
+    return
+  names = argv[1:]
+  if len(names) != 1 or names[0] not in benchmarks.REGISTRY:
+    raise UserError(f'{" ".join(names) or "no name"}: name one benchmark of '
+                    f'{", ".join(benchmarks.REGISTRY)}')
+  logging.set_verbosity(logging.WARNING)  # JAX tells what backends it lacks.
+  run(names[0], _load_config())
+
+
+def run(name: str, config):
+  """Measures, prints and writes; see the module docstring."""
+  from worldsim_jax.train import validation  # Imports the models.
+  validation.check(config)
+  module = importlib.import_module(f'benchmarks.{name}')
+  rows = module.benchmark(
+      benchmarks.Options(config, _REPEATS.value, _FRAMES.value))
+  result = {
+      'benchmark': name, 'command': command(), 'repeats': _REPEATS.value,
+      'environment': results.environment(), 'config': config.to_dict(),
+      'rows': rows}
+  print(f'{name}: {benchmarks.REGISTRY[name]}')
+  print(results.describe(result['environment']))
+  print(results.table(rows))
+  print(f'written to {results.write(_OUT.value, file_name(name), result)}')
+
+
+def file_name(name: str) -> str:
+  """Results of another config than the default one get its name."""
+  config = flags.FLAGS['config']
+  path, _, arguments = config.config_filename.partition(':')
+  parts = [name]
+  if pathlib.Path(path).resolve() != pathlib.Path(DEFAULT_CONFIG) or arguments:
+    parts += [pathlib.Path(path).stem, *arguments.split(',')]
+  if config.override_values:
+    parts.append('custom')
+  return '-'.join(filter(None, parts))
+
+
+def command() -> str:
+  return ' '.join(['python -m benchmarks.run', *sys.argv[1:]])
+
+
+def _load_config():
+  config = _CONFIG.value
+  try:
+    config.keys()  # Of a file that is not there, the flag tells on first use.
+  except OSError as e:
+    reason = str(e).strip().splitlines()[-1]
+    raise UserError(f'--config cannot be read: {reason}') from e
+  return config
+
+
+def parse_flags(argv):
+  """Flags to values; whatever is wrong with them is one line."""
+  if not any(re.match('--?config(=|$)', word) for word in argv):
+    # A default in the flag would be read, and could fail, on import.
+    argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as e:
+    key = str(e).strip('"\'')
+    raise UserError(f'--config has no key {key!r}; its file lists them') from e
+  except (flags.Error, TypeError, ValueError, OSError) as e:
+    # A config file that raises arrives as a traceback in text: its last line.
+    reason = str(e).strip().splitlines()[-1]
+    raise UserError(f'cannot read the flags: {reason}') from e
+
+
+if __name__ == '__main__':
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except UserError as e:
+    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
+    sys.exit(BAD_INPUT)

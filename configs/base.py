@@ -1,0 +1,65 @@
+"""Every key of a config, with neutral values; the other configs are deltas.
+
+Not a run of its own. Sizes are in pixels, latent frames where a transformer sees
+them, and pixel frames in `data` and `evaluate`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.seed = 0
+  config.stages = ('tokenizer', 'teacher', 'teacher_forcing', 'self_forcing')
+  config.data = ConfigDict(dict(
+      dir='',  # of record sets; '' is <workdir>/data
+      records='',  # a folder of records to use instead of rendering
+      height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
+      actions=True, policy='random_walk', train_maps=(), test_maps=(),
+      generated_train_maps=64, generated_test_maps=16, train_episodes=12,
+      test_episodes=8, num_frames=40, num_workers=2))
+  config.vae = ConfigDict(dict(  # fields of models.tiny_vae.TinyVAE
+      latent_channels=16, encoder_widths=(64, 64, 64),
+      decoder_widths=(256, 128, 64, 64), blocks_per_stage=3,
+      time_strides=(1, 1, 1), patch=1))
+  config.model = ConfigDict(dict(  # of models.transformer.VideoTransformer
+      dim=256, ffn_dim=1024, num_heads=4, num_layers=4, patch=(2, 2),
+      image=True, image_halo=1, parameterization='residual',
+      residual_std=0.7, dtype='float32', remat='none', attention='auto'))
+  config.text = ConfigDict(dict(encoder='null', dim=0, length=0))
+  config.student = ConfigDict(dict(
+      chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=3.,
+      window=16, sink=2, relative_positions=True, context_sigma=0.))
+  config.tokenizer = stage('tokenizer', power=2., edge_weight=0.,
+                           latent_noise=0.05)
+  config.teacher = stage('full_sequence', max_context_frames=4, **DENOISER)
+  config.teacher_forcing = stage(
+      'teacher_forcing', start_from='teacher', **DENOISER)
+  config.self_forcing = stage(
+      'self_forcing', start_from='teacher_forcing', teacher='teacher',
+      generator_every=5, guidance_scale=1.5, shift=3., min_sigma=0.02,
+      max_sigma=0.98, critic_weight='none', critic=network())
+  for pace in (config.self_forcing, config.self_forcing.critic):
+    pace.optimizer.update(dict(b1=0., schedule='constant'))
+  config.evaluate = ConfigDict(dict(
+      teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
+      teacher_steps=16, teacher_window=6, guidance_scale=1., film_clips=4))
+  config.loop = ConfigDict(dict(log_every=10, save_every=100, max_to_keep=2))
+  return config
+
+
+DENOISER = dict(shift=3., weight='none', guidance_dropout=0.1)
+
+
+def stage(paradigm: str, **own) -> ConfigDict:
+  """A stage: what every stage has, then its paradigm's own keys."""
+  common = dict(paradigm=paradigm, start_from='', num_steps=1000,
+                batch_size=16, clip_frames=6)
+  return ConfigDict(common | network().to_dict() | own)
+
+
+def network() -> ConfigDict:
+  """How a network is updated."""
+  return ConfigDict(dict(ema=None, ema_start=0, optimizer=dict(
+      learning_rate=1e-3, warmup_steps=20, schedule='cosine', b1=0.9, b2=0.99,
+      weight_decay=0.01, clip_norm=1.)))

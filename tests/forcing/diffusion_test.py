@@ -1,0 +1,168 @@
+"""Denoising objectives: teacher forcing is the cache, seen all at once."""
+
+import types
+
+from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldsim_jax.attention import kv_cache
+from worldsim_jax.diffusion import objective
+from worldsim_jax.forcing import diffusion
+from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.transformer import VideoTransformer
+
+B, F, H, W, C, A = 2, 4, 2, 3, 3, 2
+CHUNK = 2
+CONFIG = types.SimpleNamespace(
+    shift=3.0, weight='none', guidance_dropout=0.0, max_context_frames=1
+)
+
+
+def draw(*shape, seed=0):
+  return np.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+BATCH = {'latents': draw(B, F, H, W, C), 'actions': draw(B, F, A, seed=1)}
+
+
+class Spy:
+  """A velocity function that remembers what it was asked and answered."""
+
+  def __init__(self, fn):
+    self.fn = fn
+
+  def __call__(self, params, *args):
+    self.asked, self.answered = args, self.fn(params, *args)
+    return self.answered
+
+
+def run(make_loss, velocity_fn, params=None):
+  """(loss, metrics), what the network was asked, and its answer."""
+  spy = Spy(velocity_fn)
+  batch = jax.tree.map(jnp.asarray, BATCH)
+  loss = make_loss(spy)({'net': params}, batch, jax.random.key(0))
+  return loss, spy.asked, spy.answered
+
+
+def nothing(unused_params, x, *unused_args):
+  return jnp.zeros_like(x)
+
+
+def full_sequence(config=CONFIG):
+  return lambda fn: diffusion.full_sequence_loss(fn, config, 'net')
+
+
+def teacher_forcing(context_frames=CHUNK, config=CONFIG):
+  return lambda fn: diffusion.teacher_forcing_loss(
+      fn, config, 'net', chunk=CHUNK, context_frames=context_frames)
+
+
+class TeacherForcingTest(absltest.TestCase):
+
+  def test_equals_chunk_after_chunk_through_the_cache(self):
+    model = VideoTransformer(
+        dim=16, ffn_dim=32, num_heads=2, num_layers=2, latent_channels=C,
+        patch=(1, 1), action_dim=A, image=True)
+    apply = jax.jit(lambda params, *args: model.apply({'params': params}, *args))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), BATCH['latents'], np.zeros((B, F)))
+    params = jax.tree.map(
+        lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params'])
+
+    (loss, _), asked, v = run(teacher_forcing(), apply, params)
+    x, timesteps, given, _ = asked
+    cache = kv_cache.empty(
+        num_layers=2, batch=B, num_slots=F, tokens_per_frame=H * W,
+        num_heads=2, head_dim=8)
+    for first in range(0, F, CHUNK):
+      clean, noisy = (
+          slice(first + half, first + half + CHUNK) for half in (0, F))
+      here = given.frames(first, CHUNK)
+      alone, _ = apply(
+          params, x[:, noisy], timesteps[:, noisy], here, None, cache)
+      # Two layers of fp32 sums in another order, values near 1.
+      np.testing.assert_allclose(v[:, noisy], alone, atol=1e-5)
+      _, kv = apply(
+          params, x[:, clean], timesteps[:, clean], here, None, cache)
+      cache = cache.append(kv)
+
+    # The loss is that of the noisy half alone.
+    sigma = timesteps[:, F:] / 1000
+    eps = (x[:, F:] - (1 - sigma[..., None, None, None]) * x[:, :F]) / sigma[
+        ..., None, None, None]
+    expected, _ = objective.regression(
+        v[:, F:], eps - x[:, :F], sigma, np.arange(F) >= CHUNK, 'none')
+    # ε is divided by σ ≥ 0.1, which the key was chosen for.
+    self.assertGreater(float(sigma.min()), 0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+  def test_the_clean_half_is_clean_and_a_chunk_shares_its_level(self):
+    _, (x, timesteps, given, _), _ = run(teacher_forcing(), nothing)
+    np.testing.assert_array_equal(x[:, :F], BATCH['latents'])
+    np.testing.assert_array_equal(timesteps[:, :F], 0)
+    noisy = timesteps[:, F:].reshape(B, -1, CHUNK)
+    np.testing.assert_array_equal(noisy[..., 0], noisy[..., 1])
+    self.assertLen(np.unique(noisy), B * F // CHUNK)
+    np.testing.assert_array_equal(
+        given.actions, np.concatenate(2 * [BATCH['actions']], axis=1))
+
+  def test_context_without_an_end_names_the_keys(self):
+    with self.assertRaisesRegex(ValueError, 'context_frames=4 .* 4 '):
+      run(teacher_forcing(context_frames=F), nothing)
+
+
+class FullSequenceTest(absltest.TestCase):
+
+  def test_given_frames_are_clean_and_the_others_share_a_level(self):
+    _, (x, timesteps, given), _ = run(full_sequence(), nothing)
+    np.testing.assert_array_equal(x[:, 0], BATCH['latents'][:, 0])
+    np.testing.assert_array_equal(timesteps[:, 0], 0)
+    self.assertTrue(np.all(timesteps[:, 1:] == timesteps[:, 1:2]))
+    self.assertTrue(np.all(timesteps[:, 1] > 0))
+    self.assertTrue(np.all(x[:, 1:] != BATCH['latents'][:, 1:]))
+    np.testing.assert_array_equal(given.image[:, 3], BATCH['latents'][:, 0])
+
+  def test_given_frames_are_not_in_the_loss(self):
+    def constant(v_F, x, *unused_args):
+      return jnp.broadcast_to(v_F[:, None, None, None], x.shape)
+
+    def loss(v_F, batch):
+      return full_sequence()(constant)({'net': v_F}, batch, jax.random.key(0))
+
+    gradient, metrics = jax.jit(jax.grad(loss, has_aux=True))(
+        np.ones(F, np.float32), BATCH)
+    self.assertEqual(gradient[0], 0)
+    self.assertTrue(np.all(gradient[1:] != 0))
+    self.assertGreater(metrics['loss'], 0)
+
+  def test_the_number_of_given_frames_is_drawn_per_batch(self):
+    config = types.SimpleNamespace(
+        **vars(CONFIG) | {'max_context_frames': F - 1})
+
+    def traced(batch, rng):
+      spy = Spy(nothing)
+      full_sequence(config)(spy)({'net': None}, batch, rng)
+      return jnp.sum(spy.asked[1][0] == 0)
+
+    keys = jax.random.split(jax.random.key(0), 50)
+    drawn = jax.jit(jax.vmap(traced, in_axes=(None, 0)))(BATCH, keys)
+    self.assertEqual(set(drawn.tolist()), {1, 2, 3})
+
+  def test_dropped_conditioning_is_unknown(self):
+    config = types.SimpleNamespace(**vars(CONFIG) | {'guidance_dropout': 1.0})
+    for make_loss in (full_sequence(config), teacher_forcing(config=config)):
+      _, asked, _ = run(make_loss, nothing)
+      self.assertIsInstance(asked[2], Conditioning)
+      np.testing.assert_array_equal(asked[2].actions_mask, 0)
+
+  def test_context_without_an_end_names_the_keys(self):
+    config = types.SimpleNamespace(**vars(CONFIG) | {'max_context_frames': F})
+    with self.assertRaisesRegex(ValueError, 'config.*max_context_frames'):
+      run(full_sequence(config), nothing)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,205 @@
+"""The rollout: one chunk function, any exit step, no gradient to the past."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldsim_jax.attention import kv_cache
+from worldsim_jax.diffusion import samplers
+from worldsim_jax.forcing import rollout
+from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.transformer import VideoTransformer
+
+B, H, W, C, A = 1, 2, 3, 3, 2
+GIVEN, NEW = 2, 3  # Frames of context, and chunks of one frame after it.
+SAMPLING = rollout.Sampling(np.float32([1.0, 0.9, 0.6]), chunk=1)
+
+
+def draw(*shape, seed=0):
+  return np.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+CONTEXT, NOISE = draw(B, GIVEN, H, W, C), draw(B, NEW, H, W, C, seed=1)
+ACTIONS = Conditioning(actions=draw(B, GIVEN + NEW, A, seed=2))
+MODEL = VideoTransformer(
+    dim=16, ffn_dim=32, num_heads=2, num_layers=2, latent_channels=C,
+    patch=(1, 1), action_dim=A, image=True)
+
+
+def velocity_fn(params, *args):
+  return MODEL.apply({'params': params}, *args)
+
+
+def random_params(seed=0):
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(
+      MODEL.init, jax.random.key(0), CONTEXT, np.zeros((B, GIVEN)))
+  return jax.tree.map(
+      lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params'])
+
+
+@functools.cache
+def started():
+  """Parameters, and a video whose context is in the cache."""
+  params = random_params()
+  empty = kv_cache.empty(
+      num_layers=2, batch=B, num_slots=GIVEN + NEW, tokens_per_frame=H * W,
+      num_heads=2, head_dim=8)
+  start = jax.jit(functools.partial(
+      rollout.start, velocity_fn, sampling=SAMPLING))
+  return params, start(params, empty, CONTEXT, ACTIONS.frames(0, GIVEN))
+
+
+def chunk_inputs(index):
+  """Noise, conditioning and key of a chunk of the rollout."""
+  return (NOISE[:, index:index + 1], ACTIONS.frames(GIVEN + index, 1),
+          jax.random.fold_in(jax.random.key(5), index))
+
+
+@jax.jit
+def generate_chunk(params, state, inputs, exit_step):
+  noise, given, key = inputs
+  return rollout.generate_chunk(
+      velocity_fn, params, state, noise, given, SAMPLING, exit_step, key)
+
+
+@jax.jit
+def generate_all(params, state, exit_step):
+  return rollout.rollout(
+      velocity_fn, params, state, NOISE, ACTIONS.frames(GIVEN, NEW), SAMPLING,
+      exit_step, jax.random.key(5))
+
+
+class RolloutTest(parameterized.TestCase):
+
+  def test_the_context_is_in_the_cache(self):
+    _, state = started()
+    self.assertEqual(state.cache.length, GIVEN)
+    np.testing.assert_array_equal(state.last_frame, CONTEXT[:, -1])
+
+  @parameterized.parameters(0, 2)
+  def test_a_rollout_is_one_chunk_after_the_other(self, exit_step):
+    params, state = started()
+    end, video = generate_all(params, state, exit_step)
+    for i in range(NEW):
+      state, chunk = generate_chunk(params, state, chunk_inputs(i), exit_step)
+      # The same program inside and outside of a loop, values near 1.
+      np.testing.assert_allclose(video[:, i:i + 1], chunk, atol=1e-5)
+    chex.assert_trees_all_close(end, state, atol=1e-5)
+    self.assertEqual(end.cache.length, GIVEN + NEW)
+
+  def test_one_program_stops_at_any_step(self):
+    params, state = started()
+    cached = jax.jit(velocity_fn)
+    noise, given, key = chunk_inputs(0)
+    given = given.with_image(CONTEXT[:, -1:], np.ones((B, 1), np.float32))
+    x = noise
+    for step, sigma in enumerate(SAMPLING.sigmas):
+      timesteps = np.full((B, 1), 1000 * sigma)
+      v, _ = cached(params, x, timesteps, given, None, state.cache)
+      x0 = x - sigma * v
+      _, found = generate_chunk(params, state, chunk_inputs(0), step)
+      # Up to three passes of two layers, values near 1.
+      np.testing.assert_allclose(found, x0, atol=1e-5)
+      if step + 1 < len(SAMPLING.sigmas):
+        x = samplers.renoise(
+            jax.random.fold_in(key, step), x0, SAMPLING.sigmas[step + 1])
+    self.assertEqual(generate_chunk._cache_size(), 1)
+
+  def test_a_chunk_that_does_not_divide_names_the_key(self):
+    with self.assertRaisesRegex(ValueError, 'config.student.chunk'):
+      rollout.rollout(
+          None, None, None, NOISE, ACTIONS, SAMPLING._replace(chunk=2), 0,
+          None)
+
+
+def linear(params, x, timesteps, unused_given, unused_context, unused_cache):
+  """v = w x; its key holds the mean that it saw, its value the timestep."""
+  per_slot = lambda y: y[None, :, :, None, None, None]
+  kv = kv_cache.KeyValues(
+      per_slot(jnp.mean(x, axis=(2, 3, 4))), per_slot(timesteps))
+  return params * x, kv
+
+
+def remembering(params, x, timesteps, given, context, cache):
+  """As above, but drawn to what is in the cache and to the last frame."""
+  v, kv = linear(params, x, timesteps, given, context, cache)
+  return v + jnp.mean(cache.k) + given.image, kv
+
+
+class LinearModelTest(absltest.TestCase):
+  """What passes through the network, shown by one that can be read."""
+
+  def setUp(self):
+    super().setUp()
+    cache = kv_cache.empty(
+        num_layers=1, batch=B, num_slots=4, tokens_per_frame=1, num_heads=1,
+        head_dim=1)
+    self.noisy_memory = SAMPLING._replace(context_sigma=0.1)
+    self.state = rollout.start(
+        linear, np.float32(1), cache, CONTEXT, Conditioning(),
+        self.noisy_memory)
+
+  def chunk(self, w, sampling=SAMPLING):
+    return rollout.generate_chunk(
+        linear, w, self.state, NOISE[:, :1], Conditioning(), sampling, 2,
+        jax.random.key(0))
+
+  def test_a_later_chunk_has_exactly_no_gradient_to_an_earlier_one(self):
+    def second_chunk(first_w, second_w, noise, exit_step):
+      state, video = self.state, None
+      for index, w in enumerate((first_w, second_w)):
+        state, video = rollout.generate_chunk(
+            remembering, w, state, noise[:, index:index + 1], Conditioning(),
+            SAMPLING, exit_step, jax.random.key(index))
+      return jnp.sum(video)
+
+    value_and_grad = jax.jit(
+        jax.value_and_grad(second_chunk, argnums=(0, 1, 2)))
+    w = np.float32(0.5)
+    for exit_step in range(3):
+      value, (earlier, own, noise) = value_and_grad(w, w, NOISE, exit_step)
+      self.assertEqual(earlier, 0)
+      self.assertNotEqual(own, 0)
+      # Nor to noise, of which the network's input at the exit step is made.
+      np.testing.assert_array_equal(noise, 0)
+      changed, _ = value_and_grad(w + 1, w, NOISE, exit_step)
+      self.assertNotEqual(changed, value)  # Though it depends on it.
+
+  def test_only_the_exit_step_has_a_gradient(self):
+    w = np.float32(0.5)
+    _, x0 = self.chunk(w)
+    gradient = jax.grad(lambda w: jnp.sum(self.chunk(w)[1]))(w)
+    # x0 = x - σ w x, and x is a constant.
+    sigma = SAMPLING.sigmas[2]
+    x = x0 / (1 - sigma * w)
+    np.testing.assert_allclose(gradient, -jnp.sum(sigma * x), rtol=1e-5)
+
+  def test_given_frames_are_remembered_clean(self):
+    remembered = self.state.cache
+    np.testing.assert_allclose(
+        remembered.k[0, 0, :2, 0, 0, 0], CONTEXT.mean(axis=(0, 2, 3, 4)),
+        rtol=1e-5)
+    np.testing.assert_array_equal(remembered.v, 0)
+
+  def test_made_frames_are_remembered_clean(self):
+    state, x0 = self.chunk(np.float32(0.5))
+    np.testing.assert_allclose(
+        state.cache.k[0, 0, 2, 0, 0, 0], jnp.mean(x0), rtol=1e-5)
+    self.assertEqual(state.cache.v[0, 0, 2, 0, 0, 0], 0)
+    np.testing.assert_array_equal(state.last_frame, x0[:, -1])
+
+  def test_made_frames_are_remembered_with_noise_where_asked_for(self):
+    state, x0 = self.chunk(np.float32(0.5), self.noisy_memory)
+    seen = state.cache.k[0, 0, 2, 0, 0, 0]
+    self.assertGreater(abs(seen - 0.9 * jnp.mean(x0)), 1e-3)
+    self.assertEqual(state.cache.v[0, 0, 2, 0, 0, 0], 100)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,94 @@
+"""Streams of conditioning: cut, repeated, dropped."""
+
+from absl.testing import absltest
+import chex
+import jax
+import numpy as np
+
+from worldsim_jax.models.conditioning import Conditioning
+
+B, F = 64, 5
+
+
+class ConditioningTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: np.float32(rng.normal(size=shape))
+    self.full = Conditioning(
+        text=draw(B, 3, 2),
+        actions=draw(B, F, 4),
+        actions_mask=np.float32(rng.integers(0, 2, size=(B, F))),
+        image=draw(B, F, 2, 2, 1),
+        image_mask=np.ones((B, F), np.float32),
+    )
+
+  def test_a_stream_that_is_given_is_known(self):
+    found = Conditioning(actions=self.full.actions).with_masks()
+    np.testing.assert_array_equal(found.actions_mask, np.ones((B, F)))
+    self.assertIsNone(found.image_mask)
+
+  def test_a_mask_that_is_given_stays(self):
+    chex.assert_trees_all_equal(self.full.with_masks(), self.full)
+
+  def test_frames_are_cut_from_every_stream_but_text(self):
+    found = jax.jit(lambda c, start: c.frames(start, 2))(self.full, 1)
+    expected = jax.tree.map(lambda x: x[:, 1:3], self.full)
+    chex.assert_trees_all_equal(found, expected.replace(text=self.full.text))
+
+  def test_frames_are_repeated_as_a_whole(self):
+    found = self.full.repeat_frames(2)
+    self.assertEqual(found.actions.shape, (B, 2 * F, 4))
+    chex.assert_trees_all_equal(found.frames(0, F), self.full)
+    chex.assert_trees_all_equal(found.frames(F, F), self.full)
+
+  def test_padding_repeats_the_last_frame(self):
+    found = self.full.pad_frames(F + 2)
+    chex.assert_trees_all_equal(found.frames(0, F), self.full)
+    for extra in (F, F + 1):
+      chex.assert_trees_all_equal(
+          found.frames(extra, 1), self.full.frames(F - 1, 1)
+      )
+
+  def test_padding_to_fewer_frames_changes_nothing(self):
+    chex.assert_trees_all_equal(self.full.pad_frames(F - 1), self.full)
+
+  def test_unconditional_knows_neither_text_nor_actions_but_the_image(self):
+    found = self.full.unconditional()
+    self.assertFalse(np.any(found.text))
+    self.assertFalse(np.any(found.actions_mask))
+    np.testing.assert_array_equal(found.image, self.full.image)
+    np.testing.assert_array_equal(found.image_mask, self.full.image_mask)
+
+  def test_dropping_never_or_always_is_conditional_or_unconditional(self):
+    dropped = jax.jit(Conditioning.dropped)
+    key = jax.random.key(0)
+    chex.assert_trees_all_equal(dropped(self.full, key, 0.0), self.full)
+    chex.assert_trees_all_equal(
+        dropped(self.full, key, 1.0), self.full.unconditional()
+    )
+
+  def test_all_streams_of_a_sample_are_dropped_together(self):
+    known = self.full.replace(actions_mask=np.ones((B, F), np.float32))
+    found = jax.jit(Conditioning.dropped)(known, jax.random.key(0), 0.5)
+    no_text = ~np.any(found.text, axis=(1, 2))
+    np.testing.assert_array_equal(no_text, ~np.any(found.actions_mask, axis=1))
+    # 64 coins: 32 ± 4 heads, four standard deviations.
+    self.assertAlmostEqual(int(no_text.sum()), 32, delta=16)
+
+  def test_streams_that_are_not_there_stay_away(self):
+    empty = Conditioning()
+    for found in (
+        empty.with_masks(),
+        empty.unconditional(),
+        empty.frames(0, 1),
+        empty.repeat_frames(2),
+        empty.pad_frames(9),
+        empty.dropped(jax.random.key(0), 0.5),
+    ):
+      self.assertEqual(found, empty)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,276 @@
+"""The transformer: who influences whom, and at which size.
+
+One tiny model with every stream and random weights (at initialisation the head is
+zero, and all would be equal).
+"""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldsim_jax.attention import context as contexts
+from worldsim_jax.attention import kv_cache
+from worldsim_jax.models import transformer
+from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.transformer import VideoTransformer
+
+B, F, H, W, C = 1, 4, 2, 3, 3  # Batch, frames, latent height, width, channels.
+SIZE = dict(dim=16, ffn_dim=32, num_heads=2, num_layers=2)
+STREAMS = dict(text_dim=5, action_dim=2, image=True)
+LATENTS = dict(latent_channels=C, patch=(1, 1))
+
+# Parameters of the released checkpoints, counted with PyTorch.
+WAN = {
+    '1.3B': (1_418_996_800, dict(
+        dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)),
+    '14B': (14_288_491_584, dict(
+        dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)),
+}
+
+
+def draw(*shape, seed=0):
+  return np.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+def shapes_of(model, *args):
+  return jax.eval_shape(model.init, jax.random.key(0), *args)['params']
+
+
+def random_params(model, *args):
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda s: np.float32(0.2 * rng.normal(size=s.shape)),
+      shapes_of(model, *args),
+  )
+
+
+@functools.cache
+def jitted(**changes):
+  """The tiny model, compiled: (params, x, t, conditioning, context, cache)."""
+  model = VideoTransformer(**SIZE | STREAMS | LATENTS | changes)
+  return jax.jit(lambda params, *args: model.apply({'params': params}, *args))
+
+
+@functools.cache
+def gradients(remat):
+  """Of the first half of the frames, block-causal: in params, x, timesteps."""
+  model = VideoTransformer(**SIZE | LATENTS, remat=remat)
+  x, timesteps = draw(B, F, H, W, C), np.full((B, F), 500, np.float32)
+
+  def first_half(params, x, timesteps):
+    context = contexts.block_causal(F, 2)
+    v = model.apply({'params': params}, x, timesteps, None, context)
+    return jnp.sum(v[:, :F // 2] * draw(B, F // 2, H, W, C, seed=9))
+
+  gradient = jax.jit(jax.grad(first_half, argnums=(0, 1, 2)))
+  return gradient(random_params(model, x, timesteps), x, timesteps)
+
+
+class TransformerTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.x = draw(B, F, H, W, C)
+    cls.t = np.float32([[900, 500, 250, 750]])
+    cls.given = Conditioning(
+        text=draw(B, 3, 5, seed=1),
+        actions=draw(B, F, 2, seed=2),
+        actions_mask=np.ones((B, F), np.float32),
+        image=draw(B, F, H, W, C, seed=3),
+        image_mask=np.ones((B, F), np.float32),
+    )
+    model = VideoTransformer(**SIZE, **STREAMS, **LATENTS)
+    cls.params = random_params(model, cls.x, cls.t, cls.given)
+
+  def apply(self, x=None, t=None, given=None, context=None, params=None, **kw):
+    return jitted(**kw)(
+        params or self.params,
+        self.x if x is None else x,
+        self.t if t is None else t,
+        self.given if given is None else given,
+        context or contexts.block_causal(F, F),  # A mask that allows all.
+    )
+
+  @parameterized.parameters(*WAN)
+  def test_has_as_many_parameters_as_wan(self, name):
+    count, size = WAN[name]
+    shapes = shapes_of(
+        VideoTransformer(**size, text_dim=4096),
+        np.zeros((1, 1, 2, 2, 16)),
+        np.zeros((1, 1)),
+        Conditioning(text=np.zeros((1, 1, 4096))),
+    )
+    self.assertEqual(sum(s.size for s in jax.tree.leaves(shapes)), count)
+
+  def test_a_timestep_modulates_its_own_frame_alone(self):
+    isolated = contexts.block_causal(F, 1, window=0)
+    changed = self.t + np.float32([[0, 100, 0, 0]])
+    same = self.apply(context=isolated) == self.apply(
+        t=changed, context=isolated
+    )
+    np.testing.assert_array_equal(
+        np.all(same, axis=(2, 3, 4)), [[True, False, True, True]]
+    )
+
+  def test_the_future_changes_nothing_in_the_past(self):
+    later = np.arange(F) >= F // 2
+    change = lambda x: x + later.reshape(1, F, *[1] * (x.ndim - 2))
+    given = self.given.replace(
+        actions=change(self.given.actions), image=change(self.given.image))
+    causal = contexts.block_causal(F, F // 2)
+    before = self.apply(context=causal)
+    after = self.apply(change(self.x), change(self.t), given, causal)
+    np.testing.assert_array_equal(after[:, ~later], before[:, ~later])
+    self.assertTrue(np.all(after[:, later] != before[:, later]))
+
+  def test_future_frames_have_exactly_no_gradient(self):
+    _, x, timesteps = gradients('none')
+    for gradient in (x, timesteps):
+      np.testing.assert_array_equal(gradient[:, F // 2:], 0)
+      self.assertTrue(np.all(gradient[:, :F // 2] != 0))
+
+  @parameterized.parameters('full', 'dots')
+  def test_what_is_rematerialised_does_not_change_the_gradient(self, remat):
+    kept, recomputed = gradients('none')[0], gradients(remat)[0]
+    scale = max(float(abs(x).max()) for x in jax.tree.leaves(kept))
+    # The same sums, fused differently: roundings of terms of this scale.
+    chex.assert_trees_all_close(recomputed, kept, atol=5e-6 * scale)
+
+  @parameterized.parameters(1, 2)
+  def test_a_cached_rollout_equals_the_block_causal_forward(self, chunk):
+    cache = kv_cache.empty(
+        num_layers=2, batch=B, num_slots=F, tokens_per_frame=H * W,
+        num_heads=2, head_dim=8)
+    expected = self.apply(context=contexts.block_causal(F, chunk))
+    for first in range(0, F, chunk):
+      now = slice(first, first + chunk)
+      given = self.given.frames(first, chunk)
+      v, kv = jitted()(
+          self.params, self.x[:, now], self.t[:, now], given, None, cache)
+      cache = cache.append(kv)
+      # Two layers of fp32 sums in another order, values near 1.
+      np.testing.assert_allclose(v, expected[:, now], atol=1e-5)
+
+  def test_new_streams_change_nothing_until_they_are_trained(self):
+    params = dict(self.params)
+    shapes = shapes_of(
+        VideoTransformer(**SIZE, **STREAMS, **LATENTS),
+        self.x, self.t, self.given)
+    for name in ('action_embedding_2', 'image_embedding'):
+      params[name] = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes[name])
+    plain = jitted(action_dim=0, image=False)
+    pretrained = {
+        name: x for name, x in params.items()
+        if not name.startswith(('action', 'image'))}
+    np.testing.assert_array_equal(
+        self.apply(params=params),
+        plain(pretrained, self.x, self.t, self.given,
+              contexts.block_causal(F, F)),
+    )
+
+  def test_new_streams_and_the_head_begin_at_zero(self):
+    model = VideoTransformer(**SIZE | {'num_layers': 1}, **STREAMS, **LATENTS)
+    init = jax.jit(lambda key: {
+        name: x for name, x in model.init(
+            key, self.x, self.t, self.given)['params'].items()
+        if name in ('action_embedding_2', 'image_embedding', 'head')})
+    for leaf in jax.tree.leaves(init(jax.random.key(0))):
+      np.testing.assert_array_equal(leaf, 0)
+
+  def masked(self, value):
+    """All is unknown, and where it would be there is `value`."""
+    hidden = np.zeros((B, F), np.float32)
+    return self.given.unconditional().replace(
+        actions=np.full_like(self.given.actions, value),
+        actions_mask=hidden,
+        image=np.full_like(self.given.image, value),
+        image_mask=hidden,
+    )
+
+  @parameterized.parameters(1e3, np.nan)
+  def test_what_is_masked_is_not_read(self, value):
+    np.testing.assert_array_equal(
+        self.apply(given=self.masked(value)),
+        self.apply(given=self.masked(0)),
+    )
+
+  def test_streams_that_are_left_out_are_unknown(self):
+    # Zeros as text are one or many equal rows, with the same mean up to
+    # rounding.
+    np.testing.assert_allclose(
+        self.apply(given=Conditioning()),
+        self.apply(given=self.masked(0)),
+        atol=5e-6,
+    )
+
+  def test_unknown_is_not_zero(self):
+    standing = self.given.replace(actions=np.zeros_like(self.given.actions))
+    unknown = standing.replace(actions_mask=np.zeros((B, F), np.float32))
+    difference = self.apply(given=standing) - self.apply(given=unknown)
+    self.assertGreater(float(abs(difference).max()), 1e-3)
+
+  def test_residual_begins_with_nothing_moves(self):
+    params = self.params | {
+        'head': jax.tree.map(np.zeros_like, self.params['head'])}
+    noise = np.full((B, F), 1000, np.float32)
+    v = self.apply(t=noise, params=params, parameterization='residual')
+    # A rounding of values near 4: at σ = 1, x0 = x - v.
+    np.testing.assert_allclose(self.x - v, self.given.image, atol=1e-6)
+
+  def test_bfloat16_layers_give_a_float32_velocity(self):
+    v = self.apply(dtype='bfloat16')
+    self.assertEqual(v.dtype, jnp.float32)
+    exact = self.apply()
+    # Two layers of 8-bit roundings: a few times 2^-8 of the largest value.
+    np.testing.assert_allclose(
+        v, exact, atol=8 * 2**-8 * float(abs(exact).max()))
+
+  @parameterized.parameters(
+      (dict(remat='some'), 'config.model.remat'),
+      (dict(parameterization='x0'), 'config.model.parameterization'),
+      (dict(parameterization='residual', image=False), 'config.model.image'),
+      (dict(num_heads=3), 'num_heads=3 .*dim=16 .*config.model.num_heads'),
+      (dict(patch=(2, 2)), r'\(2, 2\) .*\(2, 3\) .*config.model.patch'),
+  )
+  def test_an_impossible_model_names_the_key(self, changes, message):
+    model = VideoTransformer(**SIZE | STREAMS | LATENTS | changes)
+    with self.assertRaisesRegex(ValueError, message):
+      shapes_of(model, self.x, self.t, self.given)
+
+
+class PatchesTest(absltest.TestCase):
+
+  def test_patches_are_put_back_where_they_were(self):
+    x = draw(2, 3, 4, 6, 5)
+    patches = transformer.patchify(x, (2, 3))
+    self.assertEqual(patches.shape, (2, 3, 2 * 2, 2 * 3 * 5))
+    np.testing.assert_array_equal(
+        transformer.unpatchify(patches, (2, 2), (2, 3)), x)
+
+  def test_tokens_run_row_by_row(self):
+    x = np.arange(4 * 6).reshape(1, 1, 4, 6, 1)
+    patches = transformer.patchify(x, (2, 3))
+    np.testing.assert_array_equal(patches[0, 0, 1], [3, 4, 5, 9, 10, 11])
+    np.testing.assert_array_equal(patches[0, 0, 2, :3], [12, 13, 14])
+
+
+class SinusoidTest(absltest.TestCase):
+
+  def test_cosines_come_first(self):
+    t = np.float32([[0, 3, 1000]])
+    angle = t[..., None] * 10_000 ** (-np.arange(4) / 4)
+    np.testing.assert_allclose(
+        transformer.sinusoid(t, 8),
+        np.concatenate([np.cos(angle), np.sin(angle)], axis=-1),
+        atol=1e-4,  # A float32 angle of 1000 radians is known to 6e-5.
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()

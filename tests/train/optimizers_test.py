@@ -1,0 +1,73 @@
+"""The optimiser does what its config says."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import ml_collections
+import numpy as np
+import optax
+
+from worldsim_jax.train import optimizers
+
+NUM_UPDATES = 10
+
+
+def config(**changes):
+  return ml_collections.ConfigDict(dict(
+      learning_rate=0.1, warmup_steps=0, schedule='constant', b1=0.0, b2=0.5,
+      weight_decay=0.0, clip_norm=1e9) | changes)
+
+
+def steps(gradients, params=1.0, **changes):
+  """What each gradient in turn moves a parameter by."""
+  optimizer = optimizers.make(config(**changes), NUM_UPDATES)
+  params = {'w': np.float32(params)}
+  state, moves = optimizer.init(params), []
+  for gradient in gradients:
+    move, state = optimizer.update({'w': np.float32(gradient)}, state, params)
+    moves.append(float(move['w']))
+  return moves
+
+
+class OptimizersTest(parameterized.TestCase):
+
+  def test_a_constant_gradient_moves_by_the_learning_rate(self):
+    # Adam's normalised gradient is 1 up to its ε of 1e-8.
+    np.testing.assert_allclose(steps([2.0] * 3), [-0.1] * 3, rtol=1e-5)
+
+  def test_warm_up_rises_from_a_tenth(self):
+    np.testing.assert_allclose(
+        steps([2.0] * 5, warmup_steps=3),
+        [-0.01, -0.04, -0.07, -0.1, -0.1], rtol=1e-5)
+
+  def test_cosine_ends_at_zero_with_the_updates(self):
+    moves = steps([2.0] * NUM_UPDATES, schedule='cosine', warmup_steps=2)
+    angle = np.pi * np.arange(NUM_UPDATES - 2) / (NUM_UPDATES - 2)
+    np.testing.assert_allclose(
+        moves[2:], -0.1 * (1 + np.cos(angle)) / 2, rtol=1e-5)
+
+  def test_weight_decay_is_decoupled_from_the_gradient(self):
+    np.testing.assert_allclose(
+        steps([0.0], params=3.0, weight_decay=0.01), [-0.1 * 0.01 * 3.0],
+        rtol=1e-5)
+
+  def test_gradients_are_clipped_by_their_global_norm(self):
+    optimizer = optimizers.make(config(clip_norm=1.0), NUM_UPDATES)
+    params = {'a': np.zeros(3, np.float32), 'b': np.zeros(4, np.float32)}
+    gradient = {name: x + 5 for name, x in params.items()}
+    clipped, _ = optax.clip_by_global_norm(1.0).update(gradient, None)
+    _, state = optimizer.update(gradient, optimizer.init(params), params)
+    # Adam's second moment is (1 - b2) g² of the gradient that it is given.
+    moment = optax.tree.get(state, 'nu')
+    np.testing.assert_allclose(moment['a'], 0.5 * clipped['a'] ** 2, rtol=1e-5)
+
+  def test_an_unknown_schedule_names_the_key(self):
+    with self.assertRaisesRegex(ValueError, "'linear'.*optimizer.schedule"):
+      optimizers.make(config(schedule='linear'), NUM_UPDATES)
+
+  def test_a_warm_up_longer_than_training_names_the_key(self):
+    with self.assertRaisesRegex(ValueError, '11 .*10 .*warmup_steps'):
+      optimizers.make(config(warmup_steps=11), NUM_UPDATES)
+
+
+if __name__ == '__main__':
+  absltest.main()
