@@ -8,7 +8,8 @@ A row maps names to plain values; names end in their unit (seconds_per_step,
 tflop_per_second, ratio_...). `timing` measures, `results` prints and writes.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 # Name, which is also the module's, and what it measures.
 REGISTRY = {

@@ -25,20 +25,21 @@ WARM_UP_CHUNKS = 2
 
 def benchmark(options):
   """A row per quarter of the stream."""
-  world = untrained_world(options.config)
-  chunks = options.frames // world.frames_per_step
+  config = options.config
+  frames_per_chunk = config.student.chunk * build.tiny_vae(config).time_stride
+  chunks = options.frames // frames_per_chunk
   if chunks < QUARTERS:
     raise UserError(
         f'--frames={options.frames} must be at least {QUARTERS} chunks of '
-        f'{world.frames_per_step} frames (config.student.chunk times the '
-        'stride of config.vae)')
-  start, advance = programs(world)
+        f'{frames_per_chunk} frames (config.student.chunk times the stride of '
+        'config.vae)')
+  start, advance = programs(untrained_world(config))
   play(start, advance, WARM_UP_CHUNKS)
   streams = []
   with timing.compilations() as compiled:
     for _ in range(options.repeats):
       streams.append(play(start, advance, chunks))
-  return rows(np.array(streams), world.frames_per_step, len(compiled))
+  return rows(np.array(streams), frames_per_chunk, len(compiled))
 
 
 def untrained_world(config) -> World:

@@ -1,4 +1,4 @@
-"""The same transformer forward in PyTorch and in ours, in turns, in one process.
+"""The same transformer forward in PyTorch and ours, in turns, in one process.
 
 Both run the Wan architecture at the config's sizes with text and bidirectional
 attention, on the same random weights, and must give the same output, or nothing
@@ -29,8 +29,8 @@ TOLERANCE = {'cpu': 1e-5, 'gpu': 3e-2}
 
 def benchmark(options):
   """Rows per shape: ours, then PyTorch's."""
-  # By default an OpenMP thread spins while it waits for another. Where cores are
-  # shared, the other may not be running: two threads took 3 times as long as one.
+  # By default an OpenMP thread spins while it waits for another. On cores that
+  # are shared the other may not be running: a forward took 3 times as long.
   os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
   try:
     import torch

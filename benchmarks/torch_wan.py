@@ -2,8 +2,8 @@
 
 Written as a PyTorch user would: fused attention and norms, rotary tables made
 once. It covers what both sides compute in `torch_dit`: noisy latents, per-frame
-timesteps and text; no cache and no streams of ours. Parameter names are those of
-our tree, so that one set of weights runs on both.
+timesteps and text; no cache and no streams of ours. Parameter names are those
+of our tree, so that one set of weights runs on both.
 """
 
 import numpy as np

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   config.vae = ConfigDict(dict(  # fields of models.tiny_vae.TinyVAE
       latent_channels=16, encoder_widths=(64, 64, 64),
       decoder_widths=(256, 128, 64, 64), blocks_per_stage=3,
-      time_strides=(1, 1, 1), patch=1))
+      time_strides=(1, 1, 1), patch=1, shortcut=False))
   config.model = ConfigDict(dict(  # of models.transformer.VideoTransformer
       dim=256, ffn_dim=1024, num_heads=4, num_layers=4, patch=(2, 2),
       image=True, image_halo=1, parameterization='residual',
@@ -62,4 +62,4 @@ def network() -> ConfigDict:
   """How a network is updated."""
   return ConfigDict(dict(ema=None, ema_start=0, optimizer=dict(
       learning_rate=1e-3, warmup_steps=20, schedule='cosine', b1=0.9, b2=0.99,
-      weight_decay=0.01, clip_norm=1.)))
+      weight_decay=0.01, clip_norm=1., frozen=())))

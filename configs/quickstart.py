@@ -18,12 +18,15 @@ def get_config(arg: str = '') -> ConfigDict:
   """The config; `arg` is '' or 'smoke'."""
   config = base.get_config()
   config.vae.update(dict(
-      latent_channels=32, encoder_widths=(32, 48, 64),
-      decoder_widths=(64, 48, 32, 16), blocks_per_stage=1))
-  config.tokenizer.update(dict(num_steps=600, batch_size=8, clip_frames=3))
-  config.tokenizer.optimizer.learning_rate = 2e-3
-  config.teacher.num_steps = 300
-  config.teacher_forcing.num_steps = 200
+      latent_channels=48, encoder_widths=(48,), decoder_widths=(64, 48),
+      time_strides=(1,), blocks_per_stage=1, patch=4, shortcut=True))
+  config.model.update(dict(
+      dim=128, ffn_dim=512, num_heads=2, num_layers=4, patch=(1, 1)))
+  config.tokenizer.update(dict(num_steps=300, batch_size=8, clip_frames=4))
+  config.tokenizer.optimizer.update(
+      dict(learning_rate=2e-3, frozen=('shortcut',)))
+  config.teacher.num_steps = 250
+  config.teacher_forcing.num_steps = 250
   config.self_forcing.update(dict(num_steps=60, batch_size=8, ema=0.9))
   config.self_forcing.optimizer.learning_rate = 1e-5
   config.self_forcing.critic.optimizer.learning_rate = 2e-5
@@ -40,13 +43,15 @@ def smoke(config: ConfigDict):
       generated_train_maps=2, generated_test_maps=1, train_episodes=2,
       test_episodes=2, num_frames=20))
   config.vae.update(dict(
-      latent_channels=4, encoder_widths=(8, 8, 8), decoder_widths=(8, 8, 8, 8)))
+      latent_channels=4, encoder_widths=(8,), decoder_widths=(8, 8),
+      time_strides=(1,), blocks_per_stage=1, patch=4))
   config.model.update(dict(dim=32, ffn_dim=64, num_heads=2, num_layers=2))
   networks = [config[name] for name in config.stages]
   for stage in networks:
     stage.update(dict(num_steps=6, batch_size=8, clip_frames=4))
   for network in (*networks, config.self_forcing.critic):
     network.optimizer.warmup_steps = 1
+  config.teacher.max_context_frames = 2
   config.evaluate.update(dict(
       num_clips=4, horizon=8, teacher_steps=2, teacher_window=4, min_motion=0.,
       film_clips=2))

@@ -1,16 +1,18 @@
 """The sizes of Wan 2.1 1.3B as Self Forcing streams it; for benchmarks only.
 
-480x832 pixels, 1560 tokens per latent frame, chunks of 3 latent frames (12 pixel
-frames), a window of 21; a training step sees 21 latent frames, 32,760 tokens
-(Huang et al. 2025; Wan Team 2025). One stage, since its step differs from the
-student's in the mask alone.
+480x832 pixels, 1560 tokens per latent frame, chunks of 3 latent frames (12
+pixel frames), a window of 21; a training step sees 21 latent frames, 32,760
+tokens (Huang et al. 2025; Wan Team 2025). One stage, the bidirectional one: the
+masks of the causal ones would need a kernel at this length.
 
-Command:  python -m benchmarks.run stream --config=benchmarks/configs/wan_1_3b.py
+Command:  python -m benchmarks.run stream \
+            --config=benchmarks/configs/wan_1_3b.py
 Machine:  one 80 GB GPU; not yet measured.
 """
 
-from configs import base
 from ml_collections import ConfigDict
+
+from configs import base
 
 
 def get_config() -> ConfigDict:

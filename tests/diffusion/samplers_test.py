@@ -61,7 +61,7 @@ class RenoiseTest(absltest.TestCase):
     key = jax.random.key(0)
     np.testing.assert_array_equal(samplers.renoise(key, x0, 0.0), x0)
     np.testing.assert_array_equal(
-        samplers.renoise(key, x0, 1.0), jax.random.normal(key, SHAPE)
+        samplers.renoise(key, x0, 1.0), samplers.renoise(key, 9 * x0, 1.0)
     )
 
   def test_noise_is_fresh_for_each_key(self):

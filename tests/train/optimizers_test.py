@@ -14,7 +14,7 @@ NUM_UPDATES = 10
 def config(**changes):
   return ml_collections.ConfigDict(dict(
       learning_rate=0.1, warmup_steps=0, schedule='constant', b1=0.0, b2=0.5,
-      weight_decay=0.0, clip_norm=1e9) | changes)
+      weight_decay=0.0, clip_norm=1e9, frozen=()) | changes)
 
 
 def steps(gradients, params=1.0, **changes):
@@ -59,6 +59,22 @@ class OptimizersTest(parameterized.TestCase):
     # Adam's second moment is (1 - b2) g² of the gradient that it is given.
     moment = optax.tree.get(state, 'nu')
     np.testing.assert_allclose(moment['a'], 0.5 * clipped['a'] ** 2, rtol=1e-5)
+
+  def test_frozen_parameters_neither_move_nor_count_in_the_norm(self):
+    params = {'encoder': {'w': np.ones(2, np.float32)},
+              'decoder': {'w': np.ones(2, np.float32)}}
+    gradient = {'encoder': {'w': np.full(2, 1e6, np.float32)},
+                'decoder': {'w': np.full(2, 0.1, np.float32)}}
+    optimizer = optimizers.make(
+        config(frozen=('encoder',), weight_decay=0.01, clip_norm=1.0),
+        NUM_UPDATES)
+    moves, state = optimizer.update(
+        gradient, optimizer.init(params), params)
+    np.testing.assert_array_equal(moves['encoder']['w'], 0)
+    self.assertTrue(np.all(moves['decoder']['w'] < 0))
+    # Not clipped: 0.1 twice has a norm below 1.
+    moments = optax.tree.get(state, 'nu')['decoder']['w']
+    np.testing.assert_allclose(moments, 0.5 * 0.1**2, rtol=1e-5)
 
   def test_an_unknown_schedule_names_the_key(self):
     with self.assertRaisesRegex(ValueError, "'linear'.*optimizer.schedule"):

@@ -41,7 +41,7 @@ def step_fn(updates, seed):
 
 
 def new_state(updates=UPDATES):
-  params = {u.network: {'w': jnp.full(4, 2.0)} for u in updates}
+  params = {u.network: {'w': 2 * jnp.ones(4)} for u in updates}
   return train_state.create(params, updates)
 
 

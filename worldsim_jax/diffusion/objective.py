@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import noise
 
 WEIGHTS = {'none': jnp.ones_like, 'x0': jnp.square}
 
 
 def noised(rng, x0_BFHWC, sigma_BF):
   """Fresh noise: returns (x_σ, the velocity target)."""
-  eps = jax.random.normal(rng, x0_BFHWC.shape, x0_BFHWC.dtype)
+  eps = noise.normal(rng, x0_BFHWC.shape, x0_BFHWC.dtype)
   return (flow.add_noise(x0_BFHWC, eps, sigma_BF),
           flow.velocity(x0_BFHWC, eps))
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import noise
 
 
 def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None):
@@ -43,7 +44,7 @@ def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None):
 
 def renoise(rng, x0_BFHWC, sigma):
   """x0 at noise level σ (a scalar) with fresh noise."""
-  eps = jax.random.normal(rng, x0_BFHWC.shape, x0_BFHWC.dtype)
+  eps = noise.normal(rng, x0_BFHWC.shape, x0_BFHWC.dtype)
   return (1 - sigma) * x0_BFHWC + sigma * eps
 
 

@@ -9,6 +9,7 @@ chunks. What is then matched to the teacher's distribution is the whole video.
 import jax
 import jax.numpy as jnp
 
+from worldsim_jax.diffusion import noise
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import rollout as rollouts
 
@@ -34,11 +35,11 @@ def make_generator(velocity_fn, new_cache, sampling: rollouts.Sampling, *,
     state = rollouts.start(
         velocity_fn, jax.lax.stop_gradient(params), new_cache(len(context)),
         context, given.frames(0, context_frames), sampling)
-    noise = jax.random.normal(
+    start = noise.normal(
         rng_noise, (len(context), num_new, *context.shape[2:]))
     exit_step = jax.random.randint(rng_exit, (), 0, len(sampling.sigmas))
     _, video = rollouts.rollout(
-        velocity_fn, params, state, noise,
+        velocity_fn, params, state, start,
         given.frames(context_frames, num_new), sampling, exit_step, rng_steps)
     metrics = {'exit_step': exit_step, 'mean_abs_x': jnp.mean(jnp.abs(video)),
                'std_x': jnp.std(video)}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.diffusion import guidance
+from worldsim_jax.diffusion import noise
 from worldsim_jax.diffusion import samplers
 from worldsim_jax.forcing import batches
 from worldsim_jax.models.conditioning import Conditioning
@@ -39,7 +40,7 @@ def continue_window(velocity_fn, params, context_BFHWC, conditioning, rng,
   denoiser = guidance.guided(
       lambda x, t, condition: velocity_fn(params, x, t, condition),
       conditioning, conditioning.unconditional(), guidance_scale)
-  video = samplers.euler(denoiser, jax.random.normal(rng, shape), sigmas_K,
+  video = samplers.euler(denoiser, noise.normal(rng, shape), sigmas_K,
                          known=(jnp.arange(window) < given, x0))
   return video[:, given:]
 

@@ -52,23 +52,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.diffusion import noise
+
 # One previous frame [B, h, w, C] per MemBlock, in order of depth.
 Carry = tuple[jax.Array, ...]
-
-
-def _draw(sample, rng, shape, dtype, **kwargs):
-  """The same numbers as sample(rng, shape, dtype), compiled sooner.
-
-  XLA's CPU compiler needs seconds for each random array of three or more axes.
-  """
-  return sample(rng, (math.prod(shape),), dtype, **kwargs).reshape(shape)
 
 
 def _kernel_init(rng, shape, dtype=jnp.float32):
   """He's uniform distribution."""
   limit = math.sqrt(6 / math.prod(shape[:-1]))
-  return _draw(jax.random.uniform, rng, shape, dtype,
-               minval=-limit, maxval=limit)
+  return noise.draw(jax.random.uniform, rng, shape, dtype,
+                    minval=-limit, maxval=limit)
 
 
 _conv3 = functools.partial(
@@ -339,9 +333,8 @@ def reconstruction_loss(
     video_BPHWC, variables = to_float(batch['video']), {'params': params}
     z, _ = vae.apply(variables, video_BPHWC, method='encode')
     if latent_noise:
-      noise = _draw(jax.random.normal, rng, z.shape, z.dtype)
-      std_C = jax.lax.stop_gradient(z.std(axis=(0, 1, 2, 3)))
-      z += latent_noise * std_C * noise
+      std = jax.lax.stop_gradient(z.std())
+      z += latent_noise * std * noise.normal(rng, z.shape, z.dtype)
     out_BPHWC, _ = vae.apply(variables, z, clip=False, method='decode')
     error_BPHWC = out_BPHWC - video_BPHWC
     total = _mean_power(error_BPHWC, power)
@@ -357,7 +350,10 @@ def reconstruction_loss(
 
 def measure_latent_stats(
     vae: TinyVAE, params: Any, videos: Iterable[jax.Array]) -> dict:
-  """The collection 'latent_stats': mean and std of z over videos, [C] each."""
+  """The collection 'latent_stats': mean and std of z over videos, [C] each.
+
+  A fitted shortcut's channels share one std, to keep their proportions.
+  """
   @jax.jit
   def moments(video):
     z, _ = vae.apply({'params': params}, to_float(video), method='encode')
@@ -365,14 +361,18 @@ def measure_latent_stats(
 
   mean, square = jnp.mean(jnp.stack([moments(v) for v in videos]), axis=0)
   # A dead channel must not divide by zero; it stays constant.
-  return {'mean': mean, 'std': jnp.sqrt(jnp.maximum(square - mean**2, 1e-8))}
+  variance = jnp.maximum(square - mean**2, 1e-8)
+  if vae.shortcut:
+    variance = jnp.full_like(variance, variance.mean())
+  return {'mean': mean, 'std': jnp.sqrt(variance)}
 
 
 def fit_shortcut(vae: TinyVAE, params: Any, videos: Iterable[jax.Array]):
   """Returns `params` whose shortcut is the best linear codec of `videos`.
 
-  That is the first principal components of their patches, scaled to a standard
-  deviation of 0.3, where the decoder's clamp is still nearly linear.
+  That is the first principal components of their patches. One scale for all
+  keeps them in proportion (to a diffusion model, size is importance); the
+  largest gets a standard deviation of 0.3, where the clamp is nearly linear.
   """
   if not vae.shortcut:
     raise ValueError('There is no shortcut to fit (config.vae.shortcut).')
@@ -388,9 +388,9 @@ def fit_shortcut(vae: TinyVAE, params: Any, videos: Iterable[jax.Array]):
   variance, basis_CK = np.linalg.eigh(np.cov(patches_NC - mean_C, rowvar=False))
   k = vae.latent_channels  # eigh sorts upwards: the last are the largest.
   basis_CK = basis_CK[:, -k:]
-  scale_K = .3 / np.sqrt(np.maximum(variance[-k:], 1e-8))
-  encoder = {'kernel': basis_CK * scale_K, 'bias': -mean_C @ basis_CK * scale_K}
-  decoder = {'kernel': (basis_CK / scale_K).T, 'bias': mean_C}
+  scale = .3 / np.sqrt(max(variance[-1], 1e-8))
+  encoder = {'kernel': basis_CK * scale, 'bias': -mean_C @ basis_CK * scale}
+  decoder = {'kernel': basis_CK.T / scale, 'bias': mean_C}
   return params | {
       half: params[half] | {'shortcut': jax.tree.map(jnp.float32, linear)}
       for half, linear in (('encoder', encoder), ('decoder', decoder))}

@@ -18,6 +18,7 @@ import numpy as np
 
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.data.actions import parse
+from worldsim_jax.diffusion import noise
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import rollout
 from worldsim_jax.models import build
@@ -177,13 +178,13 @@ class World:
         jax.random.wrap_key_data(session.key), session.chunk)
     rng_noise, rng_steps = jax.random.split(key)
     last = session.video.last_frame
-    noise = jax.random.normal(
+    start = noise.normal(
         rng_noise, (len(last), self.config.student.chunk, *last.shape[1:]))
     conditioning = Conditioning(
         text=session.text, actions=batches.group_actions(
             actions_BPA, self.vae.time_stride))
     video, x0 = rollout.generate_chunk(
-        build.velocity_fn(self.model), variables['student'], session.video, noise,
+        build.velocity_fn(self.model), variables['student'], session.video, start,
         conditioning, self.sampling, len(self.sampling.sigmas) - 1, rng_steps)
     frames, decoder = self.vae.apply(
         variables['vae'], x0, session.decoder, method='decode')

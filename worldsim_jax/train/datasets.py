@@ -13,6 +13,7 @@ from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.forcing import batches
+from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 
 FRAME_FIELDS = ('rgb', 'actions')
@@ -52,6 +53,16 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
 
   name = f'latents-{_digest(variables)}'
   return records.derive(directory, _data_dir(config, workdir), name, transform)
+
+
+def films(config, directory: str, count: int):
+  """Yields films spread over the training split, uint8 [1, P, H, W, 3]."""
+  source = records.Source(directory, 'train')
+  stride = build.tiny_vae(config).time_stride
+  count = min(count, len(source))
+  for index in np.linspace(0, len(source) - 1, count).astype(int):
+    rgb = source[int(index)]['rgb']
+    yield rgb[None, :len(rgb) - (len(rgb) - 1) % stride]
 
 
 def training_batches(directory: str, fields, seed: int):

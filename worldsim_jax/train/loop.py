@@ -27,6 +27,7 @@ class Stage:
     num_steps: until it is done.
     updates: the networks that it trains.
     init: () -> params, a dict of the networks that are trained.
+    fit: params -> params, what can be computed from data before the first step.
     frozen: a dict of the parameters that are only read.
     batches: () -> a data iterator with get_state and set_state.
     tokens_per_step: for the log.
@@ -40,6 +41,7 @@ class Stage:
   batches: Callable[[], Any]
   tokens_per_step: int
   rollout_steps: float = 0.
+  fit: Callable[[Any], Any] = lambda params: params
 
 
 def train(stage: Stage, config, seed: int, workdir, fingerprint) -> train_state.TrainState:
@@ -70,10 +72,12 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint) -> train_state.
     batches = stage.batches()
     restored = saved.restore(meshes.abstract(mesh, jax.eval_shape(new_state)))
     if restored is None:
-      state = meshes.replicate(mesh, new_state())
+      params = stage.fit(stage.init())
+      state = train_state.create(params, stage.updates)
     else:
       state, iterator_state = restored
       batches.set_state(iterator_state)
+    state = meshes.replicate(mesh, state)
     first = int(state.step)
     frozen = meshes.replicate(mesh, stage.frozen)
     logger = metrics_lib.MetricLogger(

@@ -1,5 +1,6 @@
 """Optimisers from config: AdamW, clipped, with warm-up and decay."""
 
+import jax
 import optax
 
 SCHEDULES = ('constant', 'cosine')
@@ -10,7 +11,8 @@ def make(config, num_updates: int) -> optax.GradientTransformation:
 
   Args:
     config: learning_rate, warmup_steps, schedule ('constant' or 'cosine' to 0),
-      b1, b2, weight_decay, clip_norm (global gradient norm).
+      b1, b2, weight_decay, clip_norm (global gradient norm), frozen (parts of
+      the names of parameters that stay as they are).
     num_updates: how often the network will be updated.
 
   Raises:
@@ -30,7 +32,18 @@ def make(config, num_updates: int) -> optax.GradientTransformation:
   schedule = optax.join_schedules(
       [optax.linear_schedule(peak / 10, peak, max(config.warmup_steps, 1)),
        after], [config.warmup_steps])
-  return optax.chain(
+  adamw = optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
       optax.adamw(schedule, config.b1, config.b2,
                   weight_decay=config.weight_decay))
+  if not config.frozen:
+    return adamw
+
+  def label(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: 'frozen' if any(
+            name in jax.tree_util.keystr(path) for name in config.frozen)
+        else 'trained', params)
+
+  return optax.partition(
+      {'trained': adamw, 'frozen': optax.set_to_zero()}, label)

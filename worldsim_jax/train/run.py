@@ -27,7 +27,7 @@ from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import validation
 
 NUM_STARTS = 8
-STATS_BATCHES = 8
+FILMS = 64  # to fit and measure latents on
 
 
 def train_and_evaluate(config, workdir):
@@ -54,13 +54,19 @@ def train_stages(config, workdir, frames_dir):
       frames_dir, datasets.FRAME_FIELDS, config.seed)
   vae_variables = None
   for name in config.stages:
-    inputs = stage_lib.Inputs(config, trained, make_batches)
+    inputs = stage_lib.Inputs(
+        config, trained, make_batches,
+        lambda: datasets.films(config, frames_dir, FILMS))
     stage = stage_lib.PARADIGMS[config[name].paradigm](name, inputs)
     state = loop.train(stage, config.loop, config.seed, workdir,
                        fingerprint(config, name))
     trained[name] = state.best_params(name)
     if config[name].paradigm == 'tokenizer':
-      vae_variables = with_latent_stats(config, trained[name], frames_dir)
+      vae_variables = {
+          'params': trained[name],
+          'latent_stats': tiny_vae.measure_latent_stats(
+              build.tiny_vae(config), trained[name],
+              datasets.films(config, frames_dir, FILMS))}
       latents_dir = datasets.latents(
           config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
       make_batches = datasets.training_batches(
@@ -83,23 +89,6 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
       workdir, summary, {'True future, teacher, student': path}, config,
       {'PSNR against the true future (dB)': drift}, x_label='frame')
   return summary
-
-
-def with_latent_stats(config, vae_params, frames_dir):
-  """The tokenizer's variables, with statistics measured on training frames."""
-  source = records.Source(frames_dir, 'train')
-  count = min(STATS_BATCHES, len(source))
-  episodes = np.linspace(0, len(source) - 1, count).astype(int)
-  vae = build.tiny_vae(config)
-
-  def video(index):
-    rgb = source[index]['rgb']
-    length = len(rgb) - (len(rgb) - 1) % vae.time_stride
-    return rgb[None, :length]
-
-  stats = tiny_vae.measure_latent_stats(
-      vae, vae_params, (video(i) for i in episodes))
-  return {'params': vae_params, 'latent_stats': stats}
 
 
 def fingerprint(config, stage: str) -> dict:

@@ -34,11 +34,13 @@ class Inputs(NamedTuple):
   Attributes:
     config: of the run.
     trained: the networks of the stages before, by stage name.
-    batches: (batch_size, clip_frames) -> () -> iterator.
+    batches: stage config -> () -> iterator.
+    films: () -> some training films, uint8 [1, P, H, W, 3] each.
   """
   config: Any
   trained: dict[str, Any]
   batches: Any
+  films: Any
 
 
 def tokenizer(name: str, inputs: Inputs) -> Stage:
@@ -53,15 +55,19 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
     return reconstruction(params[name], {'video': batch['rgb']}, rng)
 
   def init():
-    size = (config.data.height, config.data.width)
-    video = jnp.zeros((1, 1, *size, 3))
+    video = jnp.zeros((1, 1, config.data.height, config.data.width, 3))
     key = purpose_key(config.seed, 0, 'init')
     return {name: vae.init(key, video)['params']}
+
+  def fit(params):
+    if not vae.shortcut:
+      return params
+    return {name: tiny_vae.fit_shortcut(vae, params[name], inputs.films())}
 
   frames = stage.batch_size * stage.clip_frames
   return Stage(
       name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),), jax.jit(init), {},
-      inputs.batches(stage), frames * build.tokens_per_frame(config))
+      inputs.batches(stage), frames * build.tokens_per_frame(config), fit=fit)
 
 
 def full_sequence(name: str, inputs: Inputs) -> Stage:

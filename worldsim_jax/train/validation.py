@@ -74,6 +74,11 @@ def _check_shapes(config):
       raise UserError(
           f'config.student.chunk={student.chunk} must divide '
           f'config.{name}.clip_frames={stage.clip_frames}.')
+    given = stage.get('max_context_frames', 0)
+    if given >= stage.clip_frames:
+      raise UserError(
+          f'config.{name}.max_context_frames={given} must be less than '
+          f'config.{name}.clip_frames={stage.clip_frames}.')
     if (stage.paradigm != 'tokenizer'
         and stage.clip_frames <= student.context_frames):
       raise UserError(
