@@ -63,16 +63,6 @@ describe() {
   esac
 }
 
-# What the results name; they themselves do not count as changes.
-commit() {
-  local found
-  found=$(git rev-parse --short=12 HEAD 2>/dev/null) ||
-    { echo unknown; return; }
-  [[ -z $(git status --porcelain -- . ':!benchmarks/results') ]] ||
-    found+=' with changes'
-  echo "$found"
-}
-
 unpack_wheels() {
   local wheels=("$WHEELS"/*.whl)
   [[ -e ${wheels[0]} ]] || die "WHEELS=$WHEELS: no wheels there"
@@ -157,8 +147,7 @@ fi
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-COMMIT=${COMMIT:-$(commit)}
-export COMMIT TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 [[ -z ${WHEELS:-} ]] || unpack_wheels
 device=$(check_machine)
 mkdir -p "$RESULTS/$device/logs"

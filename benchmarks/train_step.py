@@ -28,7 +28,8 @@ def benchmark(options):
   rows, trained = [], {}
   for name in options.config.stages:
     inputs = stage_lib.Inputs(
-        options.config, trained, synthetic_batches(options.config))
+        options.config, trained, synthetic_batches(options.config),
+        films=tuple)  # None: what is fitted to them is not timed.
     paradigm = options.config[name].paradigm
     stage = stage_lib.PARADIGMS[paradigm](name, inputs)
     # What later stages start from: the same shapes as after training.

@@ -16,7 +16,7 @@ from worldsim_jax.errors import UserError
 BAD_INPUT = 2  # exit code
 
 _MODE = flags.DEFINE_string(
-    'mode', 'train', 'train, sample, export or record.')
+    'mode', 'train', 'train, evaluate, sample, export or record.')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of a run: local or gs://.')
 _CONFIG = config_flags.DEFINE_config_file(
@@ -38,6 +38,12 @@ _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 def _train():
   from worldsim_jax.train import run
   run.train_and_evaluate(_needed(_CONFIG), _needed(_WORKDIR))
+
+
+def _evaluate():
+  from worldsim_jax.train import run
+  run.train_and_evaluate(
+      _needed(_CONFIG), _needed(_WORKDIR), evaluate_again=True)
 
 
 def _sample():
@@ -62,8 +68,8 @@ def _record():
   print(f'recorded; train on it with --config.data.records={directory}')
 
 
-MODES = {'train': _train, 'sample': _sample, 'export': _export,
-         'record': _record}
+MODES = {'train': _train, 'evaluate': _evaluate, 'sample': _sample,
+         'export': _export, 'record': _record}
 
 
 def _needed(flag):

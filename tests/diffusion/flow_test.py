@@ -54,9 +54,7 @@ class FlowTest(parameterized.TestCase):
         atol=1e-5,  # A rounding of values near 4, divided by 0.1.
     )
 
-  @parameterized.product(
-      source=('v', 'x0', 'eps'), target=('v', 'x0', 'eps')
-  )
+  @parameterized.product(source=('v', 'x0', 'eps'), target=('v', 'x0', 'eps'))
   def test_every_prediction_implies_every_other(self, source, target):
     v = TO_VELOCITY[source](self.x, self.truth[source], self.sigma)
     found = FROM_VELOCITY[target](self.x, v, self.sigma)
@@ -65,10 +63,12 @@ class FlowTest(parameterized.TestCase):
 
   def test_conversions_are_finite_where_the_line_says_nothing(self):
     zero, one = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
-    self.assertTrue(np.all(np.isfinite(
-        flow.velocity_from_x0(self.x0, self.x0 + 1, zero))))
-    self.assertTrue(np.all(np.isfinite(
-        flow.velocity_from_eps(self.eps, self.eps + 1, one))))
+    self.assertTrue(
+        np.all(np.isfinite(flow.velocity_from_x0(self.x0, self.x0 + 1, zero)))
+    )
+    self.assertTrue(
+        np.all(np.isfinite(flow.velocity_from_eps(self.eps, self.eps + 1, one)))
+    )
 
   def test_shift_moves_towards_noise_and_keeps_the_ends(self):
     sigma = np.linspace(0, 1, 11)
@@ -110,7 +110,8 @@ class FlowTest(parameterized.TestCase):
     self.assertAlmostEqual(plain.mean(), 0.5, delta=0.037)
     shifted = draw(jax.random.key(0), (1000,), 5.0, 0.02, 0.98)
     np.testing.assert_allclose(
-        shifted, np.clip(flow.shift(np.asarray(plain), 5.0), 0.02, 0.98),
+        shifted,
+        np.clip(flow.shift(np.asarray(plain), 5.0), 0.02, 0.98),
         rtol=1e-5,
     )
 

@@ -10,7 +10,7 @@ from worldsim_jax.diffusion import noise
 class NoiseTest(absltest.TestCase):
 
   def test_numbers_do_not_depend_on_how_they_are_drawn(self):
-    key, shape = jax.random.key(0), (2, 3, 5)
+    key, shape = jax.random.key(0), (3, 5)
     for found, expected in (
         (noise.normal(key, shape), jax.random.normal(key, shape)),
         (

@@ -18,9 +18,7 @@ class ObjectiveTest(absltest.TestCase):
     self.scored = np.array([False, True, True])
 
   def loss(self, v, weight='none'):
-    return objective.regression(
-        v, self.target, self.sigma, self.scored, weight
-    )
+    return objective.regression(v, self.target, self.sigma, self.scored, weight)
 
   def test_is_the_mean_squared_error_of_scored_frames(self):
     loss, metrics = self.loss(self.v)

@@ -42,9 +42,11 @@ class EulerTest(parameterized.TestCase):
       # Wherever the network is wrong about a given frame, it is put back.
       shown = x[:, :1] - self.x0[:, :1]
       v = self.towards_the_datum(x, np.full((2, 3), 1000, np.float32))
-      leaked = abs(shown).sum() + timesteps[:, 0].sum() + (
-          timesteps[:, 1:] == 0
-      ).sum()
+      leaked = (
+          abs(shown).sum()
+          + timesteps[:, 0].sum()
+          + (timesteps[:, 1:] == 0).sum()
+      )
       return v + 1e3 * leaked
 
     x = samplers.euler(

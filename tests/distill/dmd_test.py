@@ -35,25 +35,45 @@ def velocity_fn(params, x, timesteps, conditioning):
   given = conditioning.with_masks()
   moved = (given.actions[..., 0] * given.actions_mask)[..., None, None, None]
   return flow.velocity_from_x0(
-      x, jnp.broadcast_to(params + moved, x.shape), timesteps / 1000)
+      x, jnp.broadcast_to(params + moved, x.shape), timesteps / 1000
+  )
 
 
 def config(**changes):
-  return types.SimpleNamespace(**dict(
-      guidance_scale=1.0, shift=3.0, min_sigma=0.02, max_sigma=0.98,
-      critic_weight='none') | changes)
+  return types.SimpleNamespace(
+      **dict(
+          guidance_scale=1.0,
+          shift=3.0,
+          min_sigma=0.02,
+          max_sigma=0.98,
+          critic_weight='none',
+      )
+      | changes
+  )
 
 
 def generator_loss(video, teacher, critic, fn=velocity_fn, **changes):
   return dmd.generator_loss(
-      fn, video, CONDITIONING, {'teacher': teacher, 'critic': critic}, KEY,
-      config(**changes), context_frames=GIVEN)
+      fn,
+      video,
+      CONDITIONING,
+      {'teacher': teacher, 'critic': critic},
+      KEY,
+      config(**changes),
+      context_frames=GIVEN,
+  )
 
 
 def critic_loss(video, critic, **changes):
   return dmd.critic_loss(
-      velocity_fn, video, CONDITIONING, {'critic': critic}, KEY,
-      config(**changes), context_frames=GIVEN)
+      velocity_fn,
+      video,
+      CONDITIONING,
+      {'critic': critic},
+      KEY,
+      config(**changes),
+      context_frames=GIVEN,
+  )
 
 
 @jax.jit
@@ -70,7 +90,8 @@ class GeneratorTest(parameterized.TestCase):
   def test_agreement_on_the_very_sample_is_no_gradient_and_not_a_nan(self):
     x = np.ones_like(VIDEO)
     np.testing.assert_array_equal(
-        dmd.score_difference(x, real_BFHWC=x, fake_BFHWC=x), 0)
+        dmd.score_difference(x, real_BFHWC=x, fake_BFHWC=x), 0
+    )
 
   def test_the_gradient_is_the_score_difference_over_the_size(self):
     # Both networks lead to constants, so x0-predictions need no noise here:
@@ -96,8 +117,9 @@ class GeneratorTest(parameterized.TestCase):
     self.assertTrue(np.all(found[:, GIVEN:] != 0))
 
   def test_networks_have_exactly_no_gradient(self):
-    found = jax.jit(jax.grad(
-        lambda t, c: generator_loss(VIDEO, t, c)[0], argnums=(0, 1)))
+    found = jax.jit(
+        jax.grad(lambda t, c: generator_loss(VIDEO, t, c)[0], argnums=(0, 1))
+    )
     self.assertEqual(found(np.float32(0.3), np.float32(0.8)), (0, 0))
 
   def test_samples_are_normalised_one_by_one(self):
@@ -106,7 +128,8 @@ class GeneratorTest(parameterized.TestCase):
     np.testing.assert_allclose(
         dmd.score_difference(scale * x, scale * real, scale * fake),
         dmd.score_difference(x, real, fake),
-        rtol=1e-5)
+        rtol=1e-5,
+    )
 
   def test_guidance_is_for_the_teacher_alone(self):
     calls = []
@@ -117,8 +140,12 @@ class GeneratorTest(parameterized.TestCase):
       return velocity_fn(params, x, timesteps, conditioning)
 
     generator_loss(
-        jnp.asarray(VIDEO), np.float32(1), np.float32(2), spy,
-        guidance_scale=4.0)
+        jnp.asarray(VIDEO),
+        np.float32(1),
+        np.float32(2),
+        spy,
+        guidance_scale=4.0,
+    )
     self.assertEqual(calls, [(1, [1, 1, 0, 0]), (2, [1, 1])])
 
   def test_both_networks_see_the_same_noise_and_a_clean_context(self):
@@ -141,7 +168,8 @@ class GeneratorTest(parameterized.TestCase):
   def test_noise_levels_keep_away_from_the_ends(self):
     levels = dmd.noise_levels(KEY, 1000, config(shift=5.0))
     np.testing.assert_allclose(
-        [levels.min(), levels.max()], [0.02, 0.98], rtol=1e-6)
+        [levels.min(), levels.max()], [0.02, 0.98], rtol=1e-6
+    )
 
 
 class CriticTest(absltest.TestCase):
@@ -150,11 +178,13 @@ class CriticTest(absltest.TestCase):
     loss, _ = critic_loss(jnp.asarray(VIDEO), np.float32(0.5))
     rng_sigma, rng_eps = jax.random.split(KEY)
     sigma = dmd.noise_levels(rng_sigma, B, config())[:, None] * (
-        np.arange(F) >= GIVEN)
+        np.arange(F) >= GIVEN
+    )
     x, target = objective.noised(rng_eps, VIDEO, sigma)
     v = velocity_fn(np.float32(0.5), x, 1000 * sigma, CONDITIONING)
     np.testing.assert_allclose(
-        loss, np.mean((v - target)[:, GIVEN:] ** 2), rtol=1e-5)
+        loss, np.mean((v - target)[:, GIVEN:] ** 2), rtol=1e-5
+    )
 
   def test_is_zero_where_the_critic_knows_the_samples(self):
     moved = CONDITIONING.actions[..., None, None]
@@ -168,8 +198,9 @@ class CriticTest(absltest.TestCase):
     np.testing.assert_array_equal(found(VIDEO), 0)
 
   def test_given_frames_are_not_in_the_loss(self):
-    per_frame = jax.jit(jax.grad(
-        lambda c: critic_loss(jnp.asarray(VIDEO), c)[0]))
+    per_frame = jax.jit(
+        jax.grad(lambda c: critic_loss(jnp.asarray(VIDEO), c)[0])
+    )
     found = per_frame(np.zeros((F, 1, 1, 1), np.float32))[:, 0, 0, 0]
     self.assertEqual(found[0], 0)
     self.assertTrue(np.all(found[GIVEN:] != 0))

@@ -56,45 +56,65 @@ def full_sequence(config=CONFIG):
 
 def teacher_forcing(context_frames=CHUNK, config=CONFIG):
   return lambda fn: diffusion.teacher_forcing_loss(
-      fn, config, 'net', chunk=CHUNK, context_frames=context_frames)
+      fn, config, 'net', chunk=CHUNK, context_frames=context_frames
+  )
 
 
 class TeacherForcingTest(absltest.TestCase):
 
   def test_equals_chunk_after_chunk_through_the_cache(self):
     model = VideoTransformer(
-        dim=16, ffn_dim=32, num_heads=2, num_layers=2, latent_channels=C,
-        patch=(1, 1), action_dim=A, image=True)
-    apply = jax.jit(lambda params, *args: model.apply({'params': params}, *args))
+        dim=16,
+        ffn_dim=32,
+        num_heads=2,
+        num_layers=2,
+        latent_channels=C,
+        patch=(1, 1),
+        action_dim=A,
+        image=True,
+    )
+    apply = jax.jit(
+        lambda params, *args: model.apply({'params': params}, *args)
+    )
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        model.init, jax.random.key(0), BATCH['latents'], np.zeros((B, F)))
+        model.init, jax.random.key(0), BATCH['latents'], np.zeros((B, F))
+    )
     params = jax.tree.map(
-        lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params'])
+        lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params']
+    )
 
     (loss, _), asked, v = run(teacher_forcing(), apply, params)
     x, timesteps, given, _ = asked
     cache = kv_cache.empty(
-        num_layers=2, batch=B, num_slots=F, tokens_per_frame=H * W,
-        num_heads=2, head_dim=8)
+        num_layers=2,
+        batch=B,
+        num_slots=F,
+        tokens_per_frame=H * W,
+        num_heads=2,
+        head_dim=8,
+    )
     for first in range(0, F, CHUNK):
       clean, noisy = (
-          slice(first + half, first + half + CHUNK) for half in (0, F))
+          slice(first + half, first + half + CHUNK) for half in (0, F)
+      )
       here = given.frames(first, CHUNK)
       alone, _ = apply(
-          params, x[:, noisy], timesteps[:, noisy], here, None, cache)
+          params, x[:, noisy], timesteps[:, noisy], here, None, cache
+      )
       # Two layers of fp32 sums in another order, values near 1.
       np.testing.assert_allclose(v[:, noisy], alone, atol=1e-5)
-      _, kv = apply(
-          params, x[:, clean], timesteps[:, clean], here, None, cache)
+      _, kv = apply(params, x[:, clean], timesteps[:, clean], here, None, cache)
       cache = cache.append(kv)
 
     # The loss is that of the noisy half alone.
     sigma = timesteps[:, F:] / 1000
     eps = (x[:, F:] - (1 - sigma[..., None, None, None]) * x[:, :F]) / sigma[
-        ..., None, None, None]
+        ..., None, None, None
+    ]
     expected, _ = objective.regression(
-        v[:, F:], eps - x[:, :F], sigma, np.arange(F) >= CHUNK, 'none')
+        v[:, F:], eps - x[:, :F], sigma, np.arange(F) >= CHUNK, 'none'
+    )
     # ε is divided by σ ≥ 0.1, which the key was chosen for.
     self.assertGreater(float(sigma.min()), 0.1)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -107,7 +127,8 @@ class TeacherForcingTest(absltest.TestCase):
     np.testing.assert_array_equal(noisy[..., 0], noisy[..., 1])
     self.assertLen(np.unique(noisy), B * F // CHUNK)
     np.testing.assert_array_equal(
-        given.actions, np.concatenate(2 * [BATCH['actions']], axis=1))
+        given.actions, np.concatenate(2 * [BATCH['actions']], axis=1)
+    )
 
   def test_context_without_an_end_names_the_keys(self):
     with self.assertRaisesRegex(ValueError, 'context_frames=4 .* 4 '):
@@ -133,14 +154,16 @@ class FullSequenceTest(absltest.TestCase):
       return full_sequence()(constant)({'net': v_F}, batch, jax.random.key(0))
 
     gradient, metrics = jax.jit(jax.grad(loss, has_aux=True))(
-        np.ones(F, np.float32), BATCH)
+        np.ones(F, np.float32), BATCH
+    )
     self.assertEqual(gradient[0], 0)
     self.assertTrue(np.all(gradient[1:] != 0))
     self.assertGreater(metrics['loss'], 0)
 
   def test_the_number_of_given_frames_is_drawn_per_batch(self):
     config = types.SimpleNamespace(
-        **vars(CONFIG) | {'max_context_frames': F - 1})
+        **vars(CONFIG) | {'max_context_frames': F - 1}
+    )
 
     def traced(batch, rng):
       spy = Spy(nothing)

@@ -27,8 +27,15 @@ def draw(*shape, seed=0):
 CONTEXT, NOISE = draw(B, GIVEN, H, W, C), draw(B, NEW, H, W, C, seed=1)
 ACTIONS = Conditioning(actions=draw(B, GIVEN + NEW, A, seed=2))
 MODEL = VideoTransformer(
-    dim=16, ffn_dim=32, num_heads=2, num_layers=2, latent_channels=C,
-    patch=(1, 1), action_dim=A, image=True)
+    dim=16,
+    ffn_dim=32,
+    num_heads=2,
+    num_layers=2,
+    latent_channels=C,
+    patch=(1, 1),
+    action_dim=A,
+    image=True,
+)
 
 
 def velocity_fn(params, *args):
@@ -38,9 +45,11 @@ def velocity_fn(params, *args):
 def random_params(seed=0):
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(
-      MODEL.init, jax.random.key(0), CONTEXT, np.zeros((B, GIVEN)))
+      MODEL.init, jax.random.key(0), CONTEXT, np.zeros((B, GIVEN))
+  )
   return jax.tree.map(
-      lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params'])
+      lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params']
+  )
 
 
 @functools.cache
@@ -48,31 +57,48 @@ def started():
   """Parameters, and a video whose context is in the cache."""
   params = random_params()
   empty = kv_cache.empty(
-      num_layers=2, batch=B, num_slots=GIVEN + NEW, tokens_per_frame=H * W,
-      num_heads=2, head_dim=8)
-  start = jax.jit(functools.partial(
-      rollout.start, velocity_fn, sampling=SAMPLING))
+      num_layers=2,
+      batch=B,
+      num_slots=GIVEN + NEW,
+      tokens_per_frame=H * W,
+      num_heads=2,
+      head_dim=8,
+  )
+  start = jax.jit(
+      functools.partial(rollout.start, velocity_fn, sampling=SAMPLING)
+  )
   return params, start(params, empty, CONTEXT, ACTIONS.frames(0, GIVEN))
 
 
 def chunk_inputs(index):
   """Noise, conditioning and key of a chunk of the rollout."""
-  return (NOISE[:, index:index + 1], ACTIONS.frames(GIVEN + index, 1),
-          jax.random.fold_in(jax.random.key(5), index))
+  return (
+      NOISE[:, index : index + 1],
+      ACTIONS.frames(GIVEN + index, 1),
+      jax.random.fold_in(jax.random.key(5), index),
+  )
 
 
 @jax.jit
 def generate_chunk(params, state, inputs, exit_step):
   noise, given, key = inputs
   return rollout.generate_chunk(
-      velocity_fn, params, state, noise, given, SAMPLING, exit_step, key)
+      velocity_fn, params, state, noise, given, SAMPLING, exit_step, key
+  )
 
 
 @jax.jit
 def generate_all(params, state, exit_step):
   return rollout.rollout(
-      velocity_fn, params, state, NOISE, ACTIONS.frames(GIVEN, NEW), SAMPLING,
-      exit_step, jax.random.key(5))
+      velocity_fn,
+      params,
+      state,
+      NOISE,
+      ACTIONS.frames(GIVEN, NEW),
+      SAMPLING,
+      exit_step,
+      jax.random.key(5),
+  )
 
 
 class RolloutTest(parameterized.TestCase):
@@ -89,7 +115,7 @@ class RolloutTest(parameterized.TestCase):
     for i in range(NEW):
       state, chunk = generate_chunk(params, state, chunk_inputs(i), exit_step)
       # The same program inside and outside of a loop, values near 1.
-      np.testing.assert_allclose(video[:, i:i + 1], chunk, atol=1e-5)
+      np.testing.assert_allclose(video[:, i : i + 1], chunk, atol=1e-5)
     chex.assert_trees_all_close(end, state, atol=1e-5)
     self.assertEqual(end.cache.length, GIVEN + NEW)
 
@@ -108,21 +134,23 @@ class RolloutTest(parameterized.TestCase):
       np.testing.assert_allclose(found, x0, atol=1e-5)
       if step + 1 < len(SAMPLING.sigmas):
         x = samplers.renoise(
-            jax.random.fold_in(key, step), x0, SAMPLING.sigmas[step + 1])
+            jax.random.fold_in(key, step), x0, SAMPLING.sigmas[step + 1]
+        )
     self.assertEqual(generate_chunk._cache_size(), 1)
 
   def test_a_chunk_that_does_not_divide_names_the_key(self):
     with self.assertRaisesRegex(ValueError, 'config.student.chunk'):
       rollout.rollout(
-          None, None, None, NOISE, ACTIONS, SAMPLING._replace(chunk=2), 0,
-          None)
+          None, None, None, NOISE, ACTIONS, SAMPLING._replace(chunk=2), 0, None
+      )
 
 
 def linear(params, x, timesteps, unused_given, unused_context, unused_cache):
   """v = w x; its key holds the mean that it saw, its value the timestep."""
   per_slot = lambda y: y[None, :, :, None, None, None]
   kv = kv_cache.KeyValues(
-      per_slot(jnp.mean(x, axis=(2, 3, 4))), per_slot(timesteps))
+      per_slot(jnp.mean(x, axis=(2, 3, 4))), per_slot(timesteps)
+  )
   return params * x, kv
 
 
@@ -138,29 +166,49 @@ class LinearModelTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     cache = kv_cache.empty(
-        num_layers=1, batch=B, num_slots=4, tokens_per_frame=1, num_heads=1,
-        head_dim=1)
+        num_layers=1,
+        batch=B,
+        num_slots=4,
+        tokens_per_frame=1,
+        num_heads=1,
+        head_dim=1,
+    )
     self.noisy_memory = SAMPLING._replace(context_sigma=0.1)
     self.state = rollout.start(
-        linear, np.float32(1), cache, CONTEXT, Conditioning(),
-        self.noisy_memory)
+        linear, np.float32(1), cache, CONTEXT, Conditioning(), self.noisy_memory
+    )
 
   def chunk(self, w, sampling=SAMPLING):
     return rollout.generate_chunk(
-        linear, w, self.state, NOISE[:, :1], Conditioning(), sampling, 2,
-        jax.random.key(0))
+        linear,
+        w,
+        self.state,
+        NOISE[:, :1],
+        Conditioning(),
+        sampling,
+        2,
+        jax.random.key(0),
+    )
 
   def test_a_later_chunk_has_exactly_no_gradient_to_an_earlier_one(self):
     def second_chunk(first_w, second_w, noise, exit_step):
       state, video = self.state, None
       for index, w in enumerate((first_w, second_w)):
         state, video = rollout.generate_chunk(
-            remembering, w, state, noise[:, index:index + 1], Conditioning(),
-            SAMPLING, exit_step, jax.random.key(index))
+            remembering,
+            w,
+            state,
+            noise[:, index : index + 1],
+            Conditioning(),
+            SAMPLING,
+            exit_step,
+            jax.random.key(index),
+        )
       return jnp.sum(video)
 
     value_and_grad = jax.jit(
-        jax.value_and_grad(second_chunk, argnums=(0, 1, 2)))
+        jax.value_and_grad(second_chunk, argnums=(0, 1, 2))
+    )
     w = np.float32(0.5)
     for exit_step in range(3):
       value, (earlier, own, noise) = value_and_grad(w, w, NOISE, exit_step)
@@ -183,14 +231,17 @@ class LinearModelTest(absltest.TestCase):
   def test_given_frames_are_remembered_clean(self):
     remembered = self.state.cache
     np.testing.assert_allclose(
-        remembered.k[0, 0, :2, 0, 0, 0], CONTEXT.mean(axis=(0, 2, 3, 4)),
-        rtol=1e-5)
+        remembered.k[0, 0, :2, 0, 0, 0],
+        CONTEXT.mean(axis=(0, 2, 3, 4)),
+        rtol=1e-5,
+    )
     np.testing.assert_array_equal(remembered.v, 0)
 
   def test_made_frames_are_remembered_clean(self):
     state, x0 = self.chunk(np.float32(0.5))
     np.testing.assert_allclose(
-        state.cache.k[0, 0, 2, 0, 0, 0], jnp.mean(x0), rtol=1e-5)
+        state.cache.k[0, 0, 2, 0, 0, 0], jnp.mean(x0), rtol=1e-5
+    )
     self.assertEqual(state.cache.v[0, 0, 2, 0, 0, 0], 0)
     np.testing.assert_array_equal(state.last_frame, x0[:, -1])
 

@@ -34,11 +34,19 @@ def obedient(params, x, timesteps, given, unused_context, cache):
 @jax.jit
 def generate(params, key):
   new_cache = functools.partial(
-      kv_cache.empty, num_layers=1, num_slots=F, tokens_per_frame=1,
-      num_heads=1, head_dim=1)
+      kv_cache.empty,
+      num_layers=1,
+      num_slots=F,
+      tokens_per_frame=1,
+      num_heads=1,
+      head_dim=1,
+  )
   generator = self_forcing.make_generator(
-      obedient, lambda batch: new_cache(batch=batch), SAMPLING,
-      context_frames=GIVEN)
+      obedient,
+      lambda batch: new_cache(batch=batch),
+      SAMPLING,
+      context_frames=GIVEN,
+  )
   batch = jax.tree.map(jnp.asarray, BATCH)
   return generator(params, batch, key)
 
@@ -49,24 +57,29 @@ class SelfForcingTest(absltest.TestCase):
     video, _ = generate(np.float32(1), jax.random.key(0))
     np.testing.assert_array_equal(video[:, :GIVEN], BATCH['latents'][:, :GIVEN])
     expected = np.broadcast_to(
-        FRAME_NUMBERS[:, None, None, None], (B, F, H, W, C))
+        FRAME_NUMBERS[:, None, None, None], (B, F, H, W, C)
+    )
     # Roundings of values near 5.
-    np.testing.assert_allclose(
-        video[:, GIVEN:], expected[:, GIVEN:], atol=5e-6)
+    np.testing.assert_allclose(video[:, GIVEN:], expected[:, GIVEN:], atol=5e-6)
 
   def test_only_generated_frames_have_a_gradient(self):
-    gradient = jax.jit(jax.jacrev(
-        lambda w: jnp.sum(generate(w, jax.random.key(0))[0], (0, 2, 3, 4))))
+    gradient = jax.jit(
+        jax.jacrev(
+            lambda w: jnp.sum(generate(w, jax.random.key(0))[0], (0, 2, 3, 4))
+        )
+    )
     found = gradient(np.float32(1))
     np.testing.assert_array_equal(found[:GIVEN], 0)
     # Each of B · H · W · C values is w times its frame number.
     np.testing.assert_allclose(
-        found[GIVEN:], B * H * W * C * FRAME_NUMBERS[GIVEN:], rtol=1e-6)
+        found[GIVEN:], B * H * W * C * FRAME_NUMBERS[GIVEN:], rtol=1e-6
+    )
 
   def test_every_step_is_an_exit_step_equally_often(self):
     keys = jax.random.split(jax.random.key(0), 300)
-    exits = jax.jit(jax.vmap(
-        lambda key: generate(np.float32(1), key)[1]['exit_step']))(keys)
+    exits = jax.jit(
+        jax.vmap(lambda key: generate(np.float32(1), key)[1]['exit_step'])
+    )(keys)
     # 100 ± 8 each, four standard deviations.
     np.testing.assert_allclose(np.bincount(exits, minlength=3), 100, atol=33)
     self.assertEqual(exits.max(), 2)
@@ -75,7 +88,8 @@ class SelfForcingTest(absltest.TestCase):
     video, metrics = generate(np.float32(1), jax.random.key(0))
     made = video[:, GIVEN:]
     np.testing.assert_allclose(
-        metrics['mean_abs_x'], jnp.mean(jnp.abs(made)), rtol=1e-6)
+        metrics['mean_abs_x'], jnp.mean(jnp.abs(made)), rtol=1e-6
+    )
     np.testing.assert_allclose(metrics['std_x'], jnp.std(made), rtol=1e-6)
 
 

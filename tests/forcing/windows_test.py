@@ -31,9 +31,7 @@ class WindowsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     frames = np.arange(1, F + 1, dtype=np.float32)
-    self.video = np.broadcast_to(
-        frames[:, None, None, None], (B, F, H, W, C)
-    )
+    self.video = np.broadcast_to(frames[:, None, None, None], (B, F, H, W, C))
     self.given = Conditioning(actions=frames[None, :, None])
 
   def test_frames_after_the_context_are_made(self):

@@ -26,10 +26,14 @@ LATENTS = dict(latent_channels=C, patch=(1, 1))
 
 # Parameters of the released checkpoints, counted with PyTorch.
 WAN = {
-    '1.3B': (1_418_996_800, dict(
-        dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)),
-    '14B': (14_288_491_584, dict(
-        dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)),
+    '1.3B': (
+        1_418_996_800,
+        dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+    ),
+    '14B': (
+        14_288_491_584,
+        dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
+    ),
 }
 
 
@@ -65,7 +69,7 @@ def gradients(remat):
   def first_half(params, x, timesteps):
     context = contexts.block_causal(F, 2)
     v = model.apply({'params': params}, x, timesteps, None, context)
-    return jnp.sum(v[:, :F // 2] * draw(B, F // 2, H, W, C, seed=9))
+    return jnp.sum(v[:, : F // 2] * draw(B, F // 2, H, W, C, seed=9))
 
   gradient = jax.jit(jax.grad(first_half, argnums=(0, 1, 2)))
   return gradient(random_params(model, x, timesteps), x, timesteps)
@@ -122,7 +126,8 @@ class TransformerTest(parameterized.TestCase):
     later = np.arange(F) >= F // 2
     change = lambda x: x + later.reshape(1, F, *[1] * (x.ndim - 2))
     given = self.given.replace(
-        actions=change(self.given.actions), image=change(self.given.image))
+        actions=change(self.given.actions), image=change(self.given.image)
+    )
     causal = contexts.block_causal(F, F // 2)
     before = self.apply(context=causal)
     after = self.apply(change(self.x), change(self.t), given, causal)
@@ -132,8 +137,8 @@ class TransformerTest(parameterized.TestCase):
   def test_future_frames_have_exactly_no_gradient(self):
     _, x, timesteps = gradients('none')
     for gradient in (x, timesteps):
-      np.testing.assert_array_equal(gradient[:, F // 2:], 0)
-      self.assertTrue(np.all(gradient[:, :F // 2] != 0))
+      np.testing.assert_array_equal(gradient[:, F // 2 :], 0)
+      self.assertTrue(np.all(gradient[:, : F // 2] != 0))
 
   @parameterized.parameters('full', 'dots')
   def test_what_is_rematerialised_does_not_change_the_gradient(self, remat):
@@ -145,14 +150,20 @@ class TransformerTest(parameterized.TestCase):
   @parameterized.parameters(1, 2)
   def test_a_cached_rollout_equals_the_block_causal_forward(self, chunk):
     cache = kv_cache.empty(
-        num_layers=2, batch=B, num_slots=F, tokens_per_frame=H * W,
-        num_heads=2, head_dim=8)
+        num_layers=2,
+        batch=B,
+        num_slots=F,
+        tokens_per_frame=H * W,
+        num_heads=2,
+        head_dim=8,
+    )
     expected = self.apply(context=contexts.block_causal(F, chunk))
     for first in range(0, F, chunk):
       now = slice(first, first + chunk)
       given = self.given.frames(first, chunk)
       v, kv = jitted()(
-          self.params, self.x[:, now], self.t[:, now], given, None, cache)
+          self.params, self.x[:, now], self.t[:, now], given, None, cache
+      )
       cache = cache.append(kv)
       # Two layers of fp32 sums in another order, values near 1.
       np.testing.assert_allclose(v, expected[:, now], atol=1e-5)
@@ -161,25 +172,36 @@ class TransformerTest(parameterized.TestCase):
     params = dict(self.params)
     shapes = shapes_of(
         VideoTransformer(**SIZE, **STREAMS, **LATENTS),
-        self.x, self.t, self.given)
+        self.x,
+        self.t,
+        self.given,
+    )
     for name in ('action_embedding_2', 'image_embedding'):
       params[name] = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes[name])
     plain = jitted(action_dim=0, image=False)
     pretrained = {
-        name: x for name, x in params.items()
-        if not name.startswith(('action', 'image'))}
+        name: x
+        for name, x in params.items()
+        if not name.startswith(('action', 'image'))
+    }
     np.testing.assert_array_equal(
         self.apply(params=params),
-        plain(pretrained, self.x, self.t, self.given,
-              contexts.block_causal(F, F)),
+        plain(
+            pretrained, self.x, self.t, self.given, contexts.block_causal(F, F)
+        ),
     )
 
   def test_new_streams_and_the_head_begin_at_zero(self):
     model = VideoTransformer(**SIZE | {'num_layers': 1}, **STREAMS, **LATENTS)
-    init = jax.jit(lambda key: {
-        name: x for name, x in model.init(
-            key, self.x, self.t, self.given)['params'].items()
-        if name in ('action_embedding_2', 'image_embedding', 'head')})
+    init = jax.jit(
+        lambda key: {
+            name: x
+            for name, x in model.init(key, self.x, self.t, self.given)[
+                'params'
+            ].items()
+            if name in ('action_embedding_2', 'image_embedding', 'head')
+        }
+    )
     for leaf in jax.tree.leaves(init(jax.random.key(0))):
       np.testing.assert_array_equal(leaf, 0)
 
@@ -217,7 +239,8 @@ class TransformerTest(parameterized.TestCase):
 
   def test_residual_begins_with_nothing_moves(self):
     params = self.params | {
-        'head': jax.tree.map(np.zeros_like, self.params['head'])}
+        'head': jax.tree.map(np.zeros_like, self.params['head'])
+    }
     noise = np.full((B, F), 1000, np.float32)
     v = self.apply(t=noise, params=params, parameterization='residual')
     # A rounding of values near 4: at σ = 1, x0 = x - v.
@@ -229,7 +252,8 @@ class TransformerTest(parameterized.TestCase):
     exact = self.apply()
     # Two layers of 8-bit roundings: a few times 2^-8 of the largest value.
     np.testing.assert_allclose(
-        v, exact, atol=8 * 2**-8 * float(abs(exact).max()))
+        v, exact, atol=8 * 2**-8 * float(abs(exact).max())
+    )
 
   @parameterized.parameters(
       (dict(remat='some'), 'config.model.remat'),
@@ -251,7 +275,8 @@ class PatchesTest(absltest.TestCase):
     patches = transformer.patchify(x, (2, 3))
     self.assertEqual(patches.shape, (2, 3, 2 * 2, 2 * 3 * 5))
     np.testing.assert_array_equal(
-        transformer.unpatchify(patches, (2, 2), (2, 3)), x)
+        transformer.unpatchify(patches, (2, 2), (2, 3)), x
+    )
 
   def test_tokens_run_row_by_row(self):
     x = np.arange(4 * 6).reshape(1, 1, 4, 6, 1)

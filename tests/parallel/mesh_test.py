@@ -16,7 +16,7 @@ def loss(params, batch, rng):
   """A small network with noise that a batch split over devices must share."""
   noise = jax.random.normal(rng, batch['x'].shape)
   hidden = jnp.tanh((batch['x'] + 0.1 * noise) @ params['net']['in'])
-  error = jnp.mean((hidden @ params['net']['out'] - batch['y'])**2)
+  error = jnp.mean((hidden @ params['net']['out'] - batch['y']) ** 2)
   return error, {'loss': error}
 
 
@@ -54,7 +54,8 @@ class MeshTest(absltest.TestCase):
     for name in ('in', 'out'):
       # Adam divides by the root of a sum of squares as large as the gradient.
       np.testing.assert_allclose(
-          state.params['net'][name], expected.params['net'][name], atol=1e-5)
+          state.params['net'][name], expected.params['net'][name], atol=1e-5
+      )
 
   def test_parameters_stay_replicated(self):
     _, state, _ = trained(8)
@@ -70,21 +71,25 @@ class MeshTest(absltest.TestCase):
     placed = meshes.place_batch(meshes.make_mesh(), {'x': x})['x']
     np.testing.assert_array_equal(placed, x)
     for i, shard in enumerate(placed.addressable_shards):
-      np.testing.assert_array_equal(shard.data, x[i:i + 1])
+      np.testing.assert_array_equal(shard.data, x[i : i + 1])
 
   def test_a_batch_that_cannot_be_split_names_numbers_and_key(self):
     with self.assertRaisesRegex(
-        ValueError, 'batch of 12 .* 8 devices .*config.teacher.batch_size'):
+        ValueError, 'batch of 12 .* 8 devices .*config.teacher.batch_size'
+    ):
       meshes.place_batch(
-          meshes.make_mesh(), {'x': np.zeros((12, 1))},
-          'config.teacher.batch_size')
+          meshes.make_mesh(),
+          {'x': np.zeros((12, 1))},
+          'config.teacher.batch_size',
+      )
 
   def test_abstract_arrays_carry_shape_and_layout(self):
     mesh = meshes.make_mesh()
     found = meshes.abstract(mesh, {'x': np.zeros((3, 2), np.float32)})['x']
     self.assertEqual((found.shape, found.dtype), ((3, 2), np.float32))
     self.assertEqual(
-        found.sharding, meshes.replicate(mesh, jnp.zeros(())).sharding)
+        found.sharding, meshes.replicate(mesh, jnp.zeros(())).sharding
+    )
 
 
 if __name__ == '__main__':

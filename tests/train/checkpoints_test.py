@@ -51,8 +51,7 @@ class CheckpointsTest(parameterized.TestCase):
     self.said = []
 
   def open(self, config=CONFIG, **kwargs):
-    return Checkpoints(
-        self.folder, config, announce=self.said.append, **kwargs)
+    return Checkpoints(self.folder, config, announce=self.said.append, **kwargs)
 
   def save(self, *steps, **kwargs):
     with self.open(**kwargs) as saved:
@@ -82,7 +81,8 @@ class CheckpointsTest(parameterized.TestCase):
     self.save(1)
     with self.open(CONFIG | {'model.dim': 32, 'new': True}) as saved:
       with self.assertRaisesRegex(
-          UserError, r'config\.model\.dim=16 there and 32 now.*config\.new'):
+          UserError, r'config\.model\.dim=16 there and 32 now.*config\.new'
+      ):
         saved.restore(LIKE)
 
   def test_many_differences_are_counted(self):
@@ -99,7 +99,8 @@ class CheckpointsTest(parameterized.TestCase):
       self.assertRestores(saved, 1)
       self.assertLen(self.said, 1)
       self.assertRegex(
-          self.said[0], f'{re.escape(str(self.folder))}/2 is unreadable')
+          self.said[0], f'{re.escape(str(self.folder))}/2 is unreadable'
+      )
       saved.save(2, state_of(2), {'position': 20})
     with self.open() as saved:
       self.assertRestores(saved, 2)
@@ -122,9 +123,11 @@ class CheckpointsTest(parameterized.TestCase):
       saved.wait()
       full = OSError(28, 'No space left on device')
       with mock.patch.object(
-          saved._manager, 'wait_until_finished', side_effect=full):
+          saved._manager, 'wait_until_finished', side_effect=full
+      ):
         with self.assertRaisesRegex(
-            UserError, 'No space left on device; .* good .* step 1'):
+            UserError, 'No space left on device; .* good .* step 1'
+        ):
           saved.wait()
 
   def test_a_relative_directory_will_do(self):
@@ -170,9 +173,10 @@ class KilledTest(absltest.TestCase):
     killed = subprocess.run(
         [sys.executable, '-c', KILLED, folder],
         env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
-        capture_output=True, check=False)
-    self.assertEqual(
-        killed.returncode, -signal.SIGKILL, killed.stderr.decode())
+        capture_output=True,
+        check=False,
+    )
+    self.assertEqual(killed.returncode, -signal.SIGKILL, killed.stderr.decode())
     with Checkpoints(folder, {}) as saved:
       step = saved.latest_step()
       self.assertIn(step, (1, 2))

@@ -12,9 +12,19 @@ NUM_UPDATES = 10
 
 
 def config(**changes):
-  return ml_collections.ConfigDict(dict(
-      learning_rate=0.1, warmup_steps=0, schedule='constant', b1=0.0, b2=0.5,
-      weight_decay=0.0, clip_norm=1e9, frozen=()) | changes)
+  return ml_collections.ConfigDict(
+      dict(
+          learning_rate=0.1,
+          warmup_steps=0,
+          schedule='constant',
+          b1=0.0,
+          b2=0.5,
+          weight_decay=0.0,
+          clip_norm=1e9,
+          frozen=(),
+      )
+      | changes
+  )
 
 
 def steps(gradients, params=1.0, **changes):
@@ -37,18 +47,23 @@ class OptimizersTest(parameterized.TestCase):
   def test_warm_up_rises_from_a_tenth(self):
     np.testing.assert_allclose(
         steps([2.0] * 5, warmup_steps=3),
-        [-0.01, -0.04, -0.07, -0.1, -0.1], rtol=1e-5)
+        [-0.01, -0.04, -0.07, -0.1, -0.1],
+        rtol=1e-5,
+    )
 
   def test_cosine_ends_at_zero_with_the_updates(self):
     moves = steps([2.0] * NUM_UPDATES, schedule='cosine', warmup_steps=2)
     angle = np.pi * np.arange(NUM_UPDATES - 2) / (NUM_UPDATES - 2)
     np.testing.assert_allclose(
-        moves[2:], -0.1 * (1 + np.cos(angle)) / 2, rtol=1e-5)
+        moves[2:], -0.1 * (1 + np.cos(angle)) / 2, rtol=1e-5
+    )
 
   def test_weight_decay_is_decoupled_from_the_gradient(self):
     np.testing.assert_allclose(
-        steps([0.0], params=3.0, weight_decay=0.01), [-0.1 * 0.01 * 3.0],
-        rtol=1e-5)
+        steps([0.0], params=3.0, weight_decay=0.01),
+        [-0.1 * 0.01 * 3.0],
+        rtol=1e-5,
+    )
 
   def test_gradients_are_clipped_by_their_global_norm(self):
     optimizer = optimizers.make(config(clip_norm=1.0), NUM_UPDATES)
@@ -61,15 +76,19 @@ class OptimizersTest(parameterized.TestCase):
     np.testing.assert_allclose(moment['a'], 0.5 * clipped['a'] ** 2, rtol=1e-5)
 
   def test_frozen_parameters_neither_move_nor_count_in_the_norm(self):
-    params = {'encoder': {'w': np.ones(2, np.float32)},
-              'decoder': {'w': np.ones(2, np.float32)}}
-    gradient = {'encoder': {'w': np.full(2, 1e6, np.float32)},
-                'decoder': {'w': np.full(2, 0.1, np.float32)}}
+    params = {
+        'encoder': {'w': np.ones(2, np.float32)},
+        'decoder': {'w': np.ones(2, np.float32)},
+    }
+    gradient = {
+        'encoder': {'w': np.full(2, 1e6, np.float32)},
+        'decoder': {'w': np.full(2, 0.1, np.float32)},
+    }
     optimizer = optimizers.make(
         config(frozen=('encoder',), weight_decay=0.01, clip_norm=1.0),
-        NUM_UPDATES)
-    moves, state = optimizer.update(
-        gradient, optimizer.init(params), params)
+        NUM_UPDATES,
+    )
+    moves, state = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_array_equal(moves['encoder']['w'], 0)
     self.assertTrue(np.all(moves['decoder']['w'] < 0))
     # Not clipped: 0.1 twice has a norm below 1.

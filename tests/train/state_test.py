@@ -21,7 +21,7 @@ def loss_of(network):
     target = batch + 0.1 * jax.random.normal(rng, batch.shape)
     if network == 'critic':
       target = params['student']['w']
-    value = jnp.mean((params[network]['w'] - target)**2)
+    value = jnp.mean((params[network]['w'] - target) ** 2)
     return value, {'loss': value, 'draw': jax.random.uniform(rng), 'count': 7}
 
   return loss
@@ -31,8 +31,7 @@ def update(network, **kwargs):
   return Update(network, loss_of(network), optax.adam(0.1), **kwargs)
 
 
-UPDATES = (
-    update('student', every=5, ema=0.75, ema_start=1), update('critic'))
+UPDATES = (update('student', every=5, ema=0.75, ema_start=1), update('critic'))
 
 
 @functools.cache
@@ -72,8 +71,11 @@ class PaceTest(absltest.TestCase):
   def test_a_skipped_network_keeps_its_optimiser(self):
     states, _ = eleven_steps()
     chex.assert_trees_all_equal(
-        states[0].opt_state['student'], states[4].opt_state['student'])
-    self.assertEqual(optax.tree.get(states[10].opt_state['student'], 'count'), 3)
+        states[0].opt_state['student'], states[4].opt_state['student']
+    )
+    self.assertEqual(
+        optax.tree.get(states[10].opt_state['student'], 'count'), 3
+    )
 
   def test_a_later_update_sees_what_an_earlier_one_made(self):
     # The critic starts where the student does: its only gradient in step 0 is
@@ -87,7 +89,8 @@ class PaceTest(absltest.TestCase):
     self.assertEqual(metrics[1]['student/count'], -1)
     self.assertTrue(np.isfinite(metrics[5]['student/loss']))
     names = lambda step: set(
-        train_state.trained_metrics(metrics[step], UPDATES, step))
+        train_state.trained_metrics(metrics[step], UPDATES, step)
+    )
     own = {'loss', 'draw', 'count', 'grad_norm'}
     critic = {f'critic/{name}' for name in own}
     self.assertEqual(names(1), critic)
@@ -97,8 +100,7 @@ class PaceTest(absltest.TestCase):
     updates = (update('student'),)
     _, (metrics,) = run(new_state(updates), 1, updates)
     self.assertEqual(set(metrics), {'loss', 'draw', 'count', 'grad_norm'})
-    self.assertEqual(
-        train_state.trained_metrics(metrics, updates, 0), metrics)
+    self.assertEqual(train_state.trained_metrics(metrics, updates, 0), metrics)
 
   def test_nothing_is_compiled_twice(self):
     step, state = train_state.make_train_step(UPDATES, 0), new_state()
@@ -116,8 +118,7 @@ class AverageTest(absltest.TestCase):
     np.testing.assert_array_equal(ema(0), w(0))
     np.testing.assert_array_equal(ema(4), ema(0))
     np.testing.assert_allclose(ema(5), 0.75 * w(0) + 0.25 * w(5), rtol=1e-6)
-    np.testing.assert_allclose(
-        ema(10), 0.75 * ema(5) + 0.25 * w(10), rtol=1e-6)
+    np.testing.assert_allclose(ema(10), 0.75 * ema(5) + 0.25 * w(10), rtol=1e-6)
 
   def test_the_best_parameters_are_averaged_where_there_is_an_average(self):
     state = eleven_steps()[0][-1]
@@ -134,7 +135,9 @@ class RandomnessTest(absltest.TestCase):
     for name in ('student/draw', 'critic/draw'):
       self.assertEqual(resumed[name], metrics[5][name])
     draws = [m['critic/draw'] for m in metrics] + [
-        metrics[0]['student/draw'], metrics[5]['student/draw']]
+        metrics[0]['student/draw'],
+        metrics[5]['student/draw'],
+    ]
     _, other_seed = step_fn(UPDATES, 1)(new_state(), {}, np.ones(4, np.float32))
     draws.append(float(other_seed['critic/draw']))
     self.assertLen(set(map(float, draws)), len(draws))
@@ -152,9 +155,11 @@ class StepTest(absltest.TestCase):
     state = new_state(updates)
     before = np.array(state.params['student']['w'])
     state, _ = train_state.make_train_step(updates, 0)(
-        state, {'teacher': teacher}, np.ones(4, np.float32))
+        state, {'teacher': teacher}, np.ones(4, np.float32)
+    )
     np.testing.assert_array_equal(
-        state.params['student']['w'], before - np.arange(4))
+        state.params['student']['w'], before - np.arange(4)
+    )
     np.testing.assert_array_equal(teacher['w'], np.arange(4))
 
   def test_resuming_changes_no_bit(self):
@@ -170,7 +175,9 @@ class StepTest(absltest.TestCase):
     with checkpoints.Checkpoints(folder, {}) as saved:
       resumed, iterator_state = saved.restore(jax.eval_shape(new_state))
     for step in range(iterator_state['position'], 12):
-      resumed, _ = step_fn(UPDATES, 0)(resumed, {}, np.full(4, step, np.float32))
+      resumed, _ = step_fn(UPDATES, 0)(
+          resumed, {}, np.full(4, step, np.float32)
+      )
     chex.assert_trees_all_equal(resumed, state)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from worldsim_jax.data import missing
 
 IN_MEMORY_BYTES = 2**30
+PER_EPISODE = ('text',)  # arrays that a clip has whole
 
 
 def make_iterator(
@@ -141,7 +142,7 @@ def _check_length(episode, clip_frames, fields):
   lengths = {
       name: len(episode[name])
       for name in fields
-      if not isinstance(episode[name], str)
+      if _is_per_frame(name, episode)
   }
   if len(set(lengths.values())) != 1:
     raise ValueError(f'fields must agree in their number of frames: {lengths}')
@@ -155,12 +156,20 @@ def _check_length(episode, clip_frames, fields):
 
 
 def _cut_at_random(episode, clip_frames, fields, rng):
-  """Any clip_frames successive frames; strings stay whole."""
+  """Any clip_frames successive frames; strings and text stay whole."""
   length = _check_length(episode, clip_frames, fields)
   start = rng.integers(length - clip_frames + 1)
-  return {
-      name: np.array(episode[name], object)
-      if isinstance(episode[name], str)
-      else episode[name][start : start + clip_frames]
-      for name in fields
-  }
+
+  def cut(name):
+    value = episode[name]
+    if isinstance(value, str):
+      return np.array(value, object)
+    if _is_per_frame(name, episode):
+      return value[start : start + clip_frames]
+    return value
+
+  return {name: cut(name) for name in fields}
+
+
+def _is_per_frame(name, episode) -> bool:
+  return not isinstance(episode[name], str) and name not in PER_EPISODE

@@ -45,12 +45,14 @@ def test_clips(config, directory: str, given: int, seed: int = 0):
     seed: of the choice.
 
   Returns:
-    {'rgb': uint8 [n, P, H, W, 3], 'actions': [n, P, A]}, P = given + horizon.
+    {'rgb': uint8 [n, P, H, W, 3], 'actions': [n, P, A], 'caption': n texts},
+    P = given + horizon.
   """
   evaluate = config.evaluate
   clips = pipeline.eval_clips(
       records.Source(directory, 'test'), num_clips=evaluate.num_clips,
-      clip_frames=given + evaluate.horizon, seed=seed)
+      clip_frames=given + evaluate.horizon, seed=seed,
+      fields=('rgb', 'actions', 'caption'))
   moves = pipeline.motion(clips['rgb'][:, given - 1:given + 1])[:, 1]
   moving = moves >= evaluate.min_motion
   if not moving.any():
@@ -63,14 +65,16 @@ def test_clips(config, directory: str, given: int, seed: int = 0):
 def play(world, teacher_params, clips) -> dict[str, np.ndarray]:
   """Every player's continuation of the clips, uint8 [n, horizon, H, W, 3]."""
   given = world.context_frames
-  rgb, actions = clips['rgb'], clips['actions']
+  rgb, actions, captions = clips['rgb'], clips['actions'], list(clips['caption'])
+  student = lambda actions: np.asarray(
+      world.continue_videos(rgb[:, :given], actions, captions))
   truth = rgb[:, given:]
   wrong = actions.copy()
   wrong[:, given:] *= -1
   return {
       'truth': truth,
-      'student': np.asarray(world.continue_videos(rgb[:, :given], actions)),
-      'wrong': np.asarray(world.continue_videos(rgb[:, :given], wrong)),
+      'student': student(actions),
+      'wrong': student(wrong),
       'teacher': np.asarray(teacher_continuation(world, teacher_params, clips)),
       'copy': np.repeat(rgb[:, given - 1:given], truth.shape[1], axis=1),
       'vae': np.asarray(_reconstruct(world, rgb))[:, given:],
@@ -86,10 +90,10 @@ def teacher_continuation(world, params, clips, seed: int = 0):
   velocity_fn = build.velocity_fn(world.model)
 
   @jax.jit
-  def run(params, variables, frames, actions):
+  def run(params, variables, frames, actions, text):
     z, _ = vae.apply(variables, tiny_vae.to_float(frames), method='encode')
     conditioning = Conditioning(
-        actions=batches.group_actions(actions, vae.time_stride))
+        text=text, actions=batches.group_actions(actions, vae.time_stride))
     new = windows.extend(
         velocity_fn, params, z, conditioning, jax.random.key(seed), sigmas,
         num_frames=num_new, window=evaluate.teacher_window,
@@ -99,7 +103,8 @@ def teacher_continuation(world, params, clips, seed: int = 0):
     return tiny_vae.to_uint8(video)
 
   return run(params, world.vae_variables, clips['rgb'][:, :world.context_frames],
-             ActionSpace().normalise(clips['actions']))
+             ActionSpace().normalise(clips['actions']),
+             world.encode_texts(list(clips['caption'])))
 
 
 def score(played: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from worldsim_jax.diffusion import noise
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import rollout
 from worldsim_jax.models import build
+from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.models.conditioning import Conditioning
 
@@ -139,7 +140,14 @@ class World:
         raise ValueError('this world was trained without text '
                          "(config.text.encoder='null'); leave the prompt out.")
       return None
-    return text_encoder(self.config)([prompt or ''])
+    return self.encode_texts([prompt or ''])
+
+  def encode_texts(self, prompts):
+    """Text embeddings [B, L, C], or None for a model without text."""
+    if not self.model.text_dim:
+      return None
+    text = self.config.text
+    return text_encoder.make(text.encoder, text.length)(prompts)
 
   def start(self, variables, frames_BPHWC, actions_BPA, text, key) -> Session:
     """Reads the first frames into a session; pure.
@@ -192,13 +200,15 @@ class World:
         video=video, decoder=decoder, chunk=session.chunk + 1)
     return session, tiny_vae.to_uint8(frames)
 
-  def continue_videos(self, frames_BPHWC, actions_BPA, seed: int = 0):
+  def continue_videos(self, frames_BPHWC, actions_BPA, prompts=None,
+                      seed: int = 0):
     """Continues B videos to the end of their actions; a scan of `advance`.
 
     Args:
       frames_BPHWC: uint8, the first context_frames of each video.
       actions_BPA: physical units, for given and new frames: actions[:, p] leads
         to frame p. The new frames are a multiple of frames_per_step.
+      prompts: one per video, for models with text.
       seed: of everything random.
 
     Returns:
@@ -206,7 +216,8 @@ class World:
     """
     actions = ActionSpace().normalise(actions_BPA)
     key = jax.random.key_data(jax.random.key(seed))
-    return self._jit_continue(self.variables, frames_BPHWC, actions, key)
+    text = self.encode_texts(prompts or [''] * len(frames_BPHWC))
+    return self._jit_continue(self.variables, frames_BPHWC, actions, text, key)
 
   @functools.cached_property
   def sampling(self) -> rollout.Sampling:
@@ -224,21 +235,15 @@ class World:
 
   @functools.cached_property
   def _jit_continue(self):
-    def run(variables, frames, actions, key):
+    def run(variables, frames, actions, text, key):
       given = self.context_frames
       new = actions[:, given:]
       chunks = jnp.moveaxis(new.reshape(
           new.shape[0], -1, self.frames_per_step, new.shape[-1]), 1, 0)
-      session = self.start(variables, frames, actions[:, :given], None, key)
+      session = self.start(variables, frames, actions[:, :given], text, key)
       _, video = jax.lax.scan(
           functools.partial(self.advance, variables), session, chunks)
       video = jnp.moveaxis(video, 0, 1)
       return video.reshape(*new.shape[:2], *video.shape[3:])
 
     return jax.jit(run)
-
-
-def text_encoder(config):
-  """The encoder of config.text: a function from prompts to [B, L, C]."""
-  from worldsim_jax.models import text_encoder as encoders  # heavy
-  return encoders.make(config.text.encoder, config.text.length)

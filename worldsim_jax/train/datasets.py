@@ -14,9 +14,15 @@ from worldsim_jax.data import worlds
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.forcing import batches
 from worldsim_jax.models import build
+from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
 
 FRAME_FIELDS = ('rgb', 'actions')
+
+
+def latent_fields(config) -> tuple[str, ...]:
+  """What a denoiser's batch holds."""
+  return ('latents', 'actions') + (('text',) if config.text.dim else ())
 
 
 def frames(config, workdir) -> str:
@@ -37,8 +43,12 @@ def frames(config, workdir) -> str:
 
 
 def latents(config, workdir, directory: str, vae, variables) -> str:
-  """The folder of the same episodes as latents, with grouped actions."""
+  """The folder of the same episodes as latents, with grouped actions.
+
+  Models with text also get the embeddings of their captions.
+  """
   encode = jax.jit(functools.partial(vae.apply, method='encode'))
+  embed = text_encoder.make(config.text.encoder, config.text.length)
 
   def transform(episode):
     # Whole groups of frames only: P = 1 + s (F - 1).
@@ -46,12 +56,13 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
     video = tiny_vae.to_float(episode['rgb'][None, :length])
     actions = ActionSpace().normalise(episode['actions'][None, :length])
     z, _ = encode(variables, video)
-    return {
-        'latents': np.asarray(z[0], np.float32),
-        'actions': np.asarray(
-            batches.group_actions(actions, vae.time_stride)[0], np.float32)}
+    grouped = batches.group_actions(actions, vae.time_stride)[0]
+    made = {'latents': z[0], 'actions': grouped}
+    if config.text.dim:
+      made['text'] = embed([episode['caption']])[0]
+    return {name: np.asarray(x, np.float32) for name, x in made.items()}
 
-  name = f'latents-{_digest(variables)}'
+  name = f'latents-{_digest(variables)}-{config.text.encoder}'
   return records.derive(directory, _data_dir(config, workdir), name, transform)
 
 

@@ -30,11 +30,23 @@ NUM_STARTS = 8
 FILMS = 64  # to fit and measure latents on
 
 
-def train_and_evaluate(config, workdir):
-  """Runs everything that a config describes; see the module docstring."""
+def train_and_evaluate(config, workdir, evaluate_again: bool = False):
+  """Runs everything that a config describes; see the module docstring.
+
+  Args:
+    config: see configs/base.py.
+    workdir: folder of the run, local or gs://.
+    evaluate_again: repeats the evaluation of a run that is done.
+
+  Returns:
+    The final numbers by name.
+
+  Raises:
+    UserError: for what the user can mend, in one line.
+  """
   validation.check(config)
   workdir = prepare_workdir(workdir)
-  if is_finished(config, workdir):
+  if is_finished(config, workdir) and not evaluate_again:
     print(f'all is done: {workdir}/report.html, films.mp4 and summary.json')
     return json.loads((workdir / 'summary.json').read_text())
   start = time.time()
@@ -70,7 +82,7 @@ def train_stages(config, workdir, frames_dir):
       latents_dir = datasets.latents(
           config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
       make_batches = datasets.training_batches(
-          latents_dir, ('latents', 'actions'), config.seed)
+          latents_dir, datasets.latent_fields(config), config.seed)
   world = World(config, trained[config.stages[-1]], vae_variables,
                 _starts(config, frames_dir))
   return world, trained
