@@ -48,7 +48,7 @@ describe() {
     stream_wan)
       limit=270
       command=(env XLA_PYTHON_CLIENT_MEM_FRACTION=.92 "${bench[@]}" stream
-        "--config=$WAN" --repeats=2 --frames=384) ;;
+        "--config=$WAN" --repeats=3 --frames=288) ;;
     torch_dit)  # Two frameworks share the memory.
       limit=150
       command=(env XLA_PYTHON_CLIENT_PREALLOCATE=false "${bench[@]}" torch_dit

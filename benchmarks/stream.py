@@ -1,10 +1,18 @@
 """Streaming seconds per frame by frame index: a stream must not slow down.
 
 Untrained weights, the program that a session runs (`World.advance`), waited for
-chunk by chunk as a player would. A repeat is a stream of its own. Each quarter
-of a stream is compared with the second quarter of the same stream: by then the
-cache's window is full, so the last quarter's ratio should be 1, and anything
-that grows with the length of the video shows as more.
+chunk by chunk as a player would. By its second quarter a stream's window is
+full, so later quarters should cost the same, and anything that grows with the
+length of the video shows as a ratio above 1.
+
+So that a machine that gets busier does not look like a stream that slows down,
+streams overlap, each a quarter younger than the one before, and advance in
+turns. Quarters are compared within a turn:
+
+  turn      0..        C/4..      2C/4..     3C/4..
+  stream 0  quarter 1  quarter 2  quarter 3  quarter 4
+  stream 1             quarter 1  quarter 2  quarter 3  quarter 4
+  stream 2                        quarter 1  quarter 2  ...
 """
 
 import time
@@ -20,6 +28,7 @@ from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 
 QUARTERS = 4
+LEAST_STREAMS = 3  # For a fourth quarter beside a second one.
 WARM_UP_CHUNKS = 2
 
 
@@ -27,19 +36,21 @@ def benchmark(options):
   """A row per quarter of the stream."""
   config = options.config
   frames_per_chunk = config.student.chunk * build.tiny_vae(config).time_stride
-  chunks = options.frames // frames_per_chunk
-  if chunks < QUARTERS:
+  chunks = options.frames // frames_per_chunk // QUARTERS * QUARTERS
+  if not chunks:
     raise UserError(
         f'--frames={options.frames} must be at least {QUARTERS} chunks of '
         f'{frames_per_chunk} frames (config.student.chunk times the stride of '
         'config.vae)')
+  if options.repeats < LEAST_STREAMS:
+    raise UserError(f'--repeats={options.repeats} must be at least '
+                    f'{LEAST_STREAMS} for stream, whose streams overlap')
   start, advance = programs(untrained_world(config))
-  play(start, advance, WARM_UP_CHUNKS)
-  streams = []
+  play(start, advance, streams=1, chunks=WARM_UP_CHUNKS, stagger=0)
   with timing.compilations() as compiled:
-    for _ in range(options.repeats):
-      streams.append(play(start, advance, chunks))
-  return rows(np.array(streams), frames_per_chunk, len(compiled))
+    seconds_RC = play(start, advance, options.repeats, chunks,
+                      stagger=chunks // QUARTERS)
+  return rows(seconds_RC, frames_per_chunk, len(compiled))
 
 
 def untrained_world(config) -> World:
@@ -68,31 +79,46 @@ def programs(world: World):
           lambda session: jit_advance(world.variables, session, new))
 
 
-def play(start, advance, chunks: int) -> list[float]:
-  """Seconds of each chunk of one stream."""
-  session = jax.block_until_ready(start())
-  seconds = []
-  for _ in range(chunks):
-    begin = time.perf_counter()
-    session, _ = jax.block_until_ready(advance(session))
-    seconds.append(time.perf_counter() - begin)
-  return seconds
+def play(start, advance, streams: int, chunks: int, stagger: int):
+  """Seconds of each chunk of each stream, [streams, chunks].
+
+  Args:
+    start, advance: see `programs`.
+    streams: how many, in turns.
+    chunks: of each stream.
+    stagger: turns between the starts of two streams.
+  """
+  sessions, seconds_RC = {}, np.zeros((streams, chunks))
+  for turn in range(chunks + (streams - 1) * stagger):
+    for stream in range(streams):
+      chunk = turn - stream * stagger
+      if chunk == 0:
+        sessions[stream] = jax.block_until_ready(start())
+      if 0 <= chunk < chunks:
+        begin = time.perf_counter()
+        sessions[stream], _ = jax.block_until_ready(
+            advance(sessions[stream]))
+        seconds_RC[stream, chunk] = time.perf_counter() - begin
+      else:
+        sessions.pop(stream, None)
+  return seconds_RC
 
 
 def rows(seconds_RC, frames_per_chunk: int, compilations: int):
-  """Rows from the seconds of R streams of C chunks."""
+  """A row per quarter from the seconds of R staggered streams."""
   per_frame = seconds_RC / frames_per_chunk
-  quarters = np.array_split(per_frame, QUARTERS, axis=1)
-  medians = [np.median(quarter, axis=1) for quarter in quarters]
-  first, made = 1, []
-  for quarter, median_R in zip(quarters, medians):
-    last = first + quarter.shape[1] * frames_per_chunk - 1
+  quarters = np.split(per_frame, QUARTERS, axis=1)
+  length, made = quarters[0].shape[1] * frames_per_chunk, []
+  for index, quarter in enumerate(quarters):
+    # In one turn, stream r is in this quarter and stream r + age in the second.
+    age = index - 1
+    own = quarter[max(0, -age):len(quarter) - max(0, age)]
+    second = quarters[1][max(0, age):len(quarter) - max(0, -age)]
     made.append({
-        'frames': f'{first}-{last}',
+        'frames': f'{index * length + 1}-{(index + 1) * length}',
         **timing.spread('seconds_per_frame', quarter),
         'frames_per_second': float(1 / np.median(quarter)),
         **timing.spread('ratio_to_second_quarter',
-                        timing.ratios(median_R, medians[1])),
+                        np.median(own / second, axis=1)),
         'compilations_in_all_streams': compilations})
-    first = last + 1
   return made

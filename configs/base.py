@@ -1,7 +1,7 @@
 """Every key of a config, with neutral values; the other configs are deltas.
 
-Not a run of its own. Sizes are in pixels, latent frames where a transformer sees
-them, and pixel frames in `data` and `evaluate`.
+Not a run of its own. Sizes are in pixels, latent frames where a transformer
+sees them, and pixel frames in `data` and `evaluate`.
 """
 
 from ml_collections import ConfigDict

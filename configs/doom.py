@@ -1,11 +1,13 @@
 """The quickstart's pipeline at the size of a demo: 128x96, Freedoom's maps too.
 
-The same stages as configs/quickstart.py (tiny VAE, bidirectional teacher, teacher
-forcing, Self Forcing with DMD), a transformer of 8 layers of width 512, on generated
-mazes and on the training maps of Freedoom, walked from waypoint to waypoint.
+The same stages as configs/quickstart.py (tiny VAE, bidirectional teacher,
+teacher forcing, Self Forcing with DMD), a transformer of 8 layers of width 512,
+on generated mazes and on the training maps of Freedoom, walked from waypoint to
+waypoint.
 
-Command:  python -m worldsim_jax.main --config=configs/doom.py --workdir=runs/doom
-Machine:  one GPU, or CPU over night; time, memory and quality: not yet measured.
+Command:  python -m worldsim_jax.main --config=configs/doom.py \
+            --workdir=runs/doom
+Machine:  one GPU, or CPUs over night; time, memory, quality: not yet measured.
 Laptop:   --config=configs/doom.py:tiny
 """
 

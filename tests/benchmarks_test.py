@@ -107,6 +107,17 @@ class ResultsTest(absltest.TestCase):
     wide = results.table([{f'column_{i:03d}': i for i in range(20)}])
     self.assertLen(wide.splitlines(), 20)
 
+  def test_new_results_are_no_change_of_the_commit(self):
+    answers = {'rev-parse': 'abc', 'status': ''}
+    with mock.patch.object(results, '_git') as git:
+      git.side_effect = lambda verb, *_: answers[verb]
+      self.assertEqual(results.commit(), 'abc')
+      self.assertIn(':!benchmarks/results', git.call_args.args)
+      answers['status'] = ' M file'
+      self.assertEqual(results.commit(), 'abc with changes')
+      with mock.patch.dict(os.environ, {'COMMIT': 'told'}):
+        self.assertEqual(results.commit(), 'told')
+
   def test_a_gpu_names_its_folder(self):
     gpu = mock.Mock(platform='gpu', device_kind='NVIDIA H100 80GB HBM3')
     for count, slug in ((1, 'nvidia-h100-80gb-hbm3'),
@@ -119,7 +130,7 @@ class ResultsTest(absltest.TestCase):
 class StreamTest(absltest.TestCase):
 
   def test_a_stream_that_slows_down_shows_in_the_ratio(self):
-    seconds_RC = np.repeat([[2., 1., 1., 3.]] * 2, 4, axis=1)
+    seconds_RC = np.repeat([[2., 1., 1., 3.]] * 3, 4, axis=1)
     quarters = stream.rows(seconds_RC, frames_per_chunk=4, compilations=0)
     self.assertEqual([row['frames'] for row in quarters],
                      ['1-16', '17-32', '33-48', '49-64'])
@@ -127,9 +138,21 @@ class StreamTest(absltest.TestCase):
     self.assertEqual(ratios, [2., 1., 1., 3.])
     self.assertEqual(quarters[1]['seconds_per_frame_median'], 0.25)
 
+  def test_a_machine_that_slows_down_does_not_show_in_the_ratio(self):
+    clock = mock.Mock()
+    clock.perf_counter.side_effect = np.cumsum(np.arange(3000.))
+    with mock.patch.object(stream, 'time', clock):
+      seconds_RC = stream.play(
+          lambda: 0, lambda session: (session, None), streams=6, chunks=200,
+          stagger=50)
+    self.assertGreater(seconds_RC[0, -1], 3 * seconds_RC[0, 50])
+    for row in stream.rows(seconds_RC, frames_per_chunk=1, compilations=0):
+      # Calls of one turn are at most 8 ticks apart, at 100 ticks and later.
+      self.assertBetween(row['ratio_to_second_quarter_median'], .9, 1.1)
+
   def test_a_run_writes_what_was_measured_and_where(self):
     out = self.create_tempdir().full_path
-    done = run('stream', SMOKE, '--config.model.num_layers=1', '--repeats=2',
+    done = run('stream', SMOKE, '--config.model.num_layers=1', '--repeats=3',
                '--frames=8', f'--out={out}')
     self.assertEqual(done.returncode, 0, done.stderr)
     cores = len(os.sched_getaffinity(0))
@@ -138,7 +161,7 @@ class StreamTest(absltest.TestCase):
     result = json.loads(path.read_text())
     self.assertEqual(list(result), [
         'benchmark', 'command', 'repeats', 'environment', 'config', 'rows'])
-    self.assertEqual((result['benchmark'], result['repeats']), ('stream', 2))
+    self.assertEqual((result['benchmark'], result['repeats']), ('stream', 3))
     self.assertIn('--frames=8', result['command'])
     self.assertEqual(result['config']['model']['num_layers'], 1)
     self.assertContainsSubset(
@@ -151,9 +174,10 @@ class StreamTest(absltest.TestCase):
       for name, value in row.items():
         self.assertIsInstance(value, PLAIN, name)
 
-  def test_a_stream_shorter_than_four_chunks_names_the_flag(self):
-    with self.assertRaisesRegex(UserError, '--frames=3'):
-      stream.benchmark(benchmarks.Options(tiny_config(), 1, frames=3))
+  def test_too_little_to_compare_names_the_flag(self):
+    for options, flag in (((5, 3), '--frames=3'), ((2, 64), '--repeats=2')):
+      with self.assertRaisesRegex(UserError, flag):
+        stream.benchmark(benchmarks.Options(tiny_config(), *options))
 
   def test_the_large_config_has_the_parameters_of_wan_1_3b(self):
     variables = jax.eval_shape(

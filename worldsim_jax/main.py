@@ -23,15 +23,16 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Path of a config, arguments after a colon; '
     '--config.key=value overrides a key.', lock_config=True)
 _SOURCE = flags.DEFINE_string(
-    'source', None, 'What sample and export read (a workdir or a world; default: '
-    '--workdir), and the folder of videos that record reads.')
+    'source', None, 'What sample and export read (a workdir or a world; '
+    'default: --workdir), and the folder of videos that record reads.')
 _TARGET = flags.DEFINE_string(
     'target', None, 'What sample (default: sample.mp4 in the source), export '
     '(default: export/ in it) and record (a folder) write.')
 _ACTIONS = flags.DEFINE_string(
     'actions', 'forward*20,left*10', 'sample: an action file, or a script such '
     'as forward*20,left*10.')
-_PROMPT = flags.DEFINE_string('prompt', None, 'sample: text, for models with it.')
+_PROMPT = flags.DEFINE_string(
+    'prompt', None, 'sample: text, for models with it.')
 _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 

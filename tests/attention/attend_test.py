@@ -1,16 +1,28 @@
 """Attention against its definition in NumPy."""
 
+import functools
+
 from absl.testing import absltest
+from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.attention import attend as attention
 from worldsim_jax.attention.attend import attend
+from worldsim_jax.parallel import flops
 
 B, F, G, N, H, D = 2, 2, 3, 3, 2, 4
 MASK = np.array([[1, 0, 1], [0, 1, 1]], bool)  # [F, G]
-jitted = jax.jit(attend, static_argnums=4)
+
+
+def masked_by(kind):
+  """attend(q, k, v, mask): the mask is a constant, or known to the run only."""
+  if kind == 'run':
+    return jax.jit(attend)
+  return lambda q, k, v, mask: jax.jit(functools.partial(attend, mask_FG=mask))(
+      q, k, v
+  )
 
 
 def naive(q, k, v, mask_TS=None):
@@ -28,7 +40,7 @@ def naive(q, k, v, mask_TS=None):
   return out
 
 
-class AttendTest(absltest.TestCase):
+class AttendTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -40,12 +52,13 @@ class AttendTest(absltest.TestCase):
   def test_equals_a_naive_softmax(self):
     # Sums of nine products near 1 in fp32.
     np.testing.assert_allclose(
-        jitted(self.q, self.k, self.v), naive(self.q, self.k, self.v), atol=2e-6
+        attend(self.q, self.k, self.v), naive(self.q, self.k, self.v), atol=2e-6
     )
 
-  def test_a_frame_mask_is_a_mask_over_all_tokens_of_the_frames(self):
+  @parameterized.parameters('run', 'constant')
+  def test_a_frame_mask_is_over_all_tokens_of_the_frames(self, kind):
     np.testing.assert_allclose(
-        jitted(self.q, self.k, self.v, MASK),
+        masked_by(kind)(self.q, self.k, self.v, MASK),
         naive(self.q, self.k, self.v, self.mask_TS),
         atol=2e-6,
     )
@@ -54,12 +67,14 @@ class AttendTest(absltest.TestCase):
     mask = attention._token_mask(MASK, self.q, self.k)
     np.testing.assert_array_equal(mask[0, 0], self.mask_TS)
 
-  def test_forbidden_keys_have_exactly_no_gradient(self):
+  @parameterized.parameters('run', 'constant')
+  def test_forbidden_keys_have_exactly_no_gradient(self, kind):
     weights = np.random.default_rng(1).normal(size=(B, N, H, D))
 
     @jax.jit
     def gradients(k, v):
-      first_frame = lambda k, v: attend(self.q, k, v, MASK)[:, :N]
+      masked = masked_by(kind)
+      first_frame = lambda k, v: masked(self.q, k, v, MASK)[:, :N]
       return jax.vjp(first_frame, k, v)[1](weights.astype(np.float32))
 
     for gradient in gradients(self.k, self.v):
@@ -67,13 +82,20 @@ class AttendTest(absltest.TestCase):
       np.testing.assert_array_equal(by_frame[:, 1], 0)
       self.assertTrue(np.all(by_frame[:, [0, 2]] != 0))
 
+  def test_pairs_that_a_constant_mask_forbids_are_not_computed(self):
+    count = lambda mask: flops.count(
+        functools.partial(attend, mask_FG=mask), self.q, self.k, self.v
+    )
+    self.assertEqual(count(MASK) / count(None), MASK.mean())
+
   def test_a_row_without_keys_is_finite(self):
-    out = jitted(self.q, self.k, self.v, np.zeros((F, G), bool))
+    empty = np.zeros((F, G), bool)
+    out = masked_by('run')(self.q, self.k, self.v, empty)
     self.assertTrue(np.all(np.isfinite(out)))
 
   def test_bfloat16_stays_bfloat16_with_a_float32_softmax(self):
     q, k, v = (x.astype(jnp.bfloat16) for x in (self.q, self.k, self.v))
-    out = jitted(q, k, v)
+    out = attend(q, k, v)
     self.assertEqual(out.dtype, jnp.bfloat16)
     # Weights, values and output are each rounded to 8 bits.
     np.testing.assert_allclose(
@@ -84,8 +106,8 @@ class AttendTest(absltest.TestCase):
     if jax.default_backend() != 'cpu':
       self.skipTest('runs on an accelerator')
     np.testing.assert_array_equal(
-        jitted(self.q, self.k, self.v, MASK, 'auto'),
-        jitted(self.q, self.k, self.v, MASK, 'xla'),
+        attend(self.q, self.k, self.v, MASK, 'auto'),
+        attend(self.q, self.k, self.v, MASK, 'xla'),
     )
 
   def test_cudnn_without_a_gpu_fails_instead_of_falling_back(self):

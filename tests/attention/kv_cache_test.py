@@ -95,7 +95,9 @@ class KVCacheTest(parameterized.TestCase):
   ):
     full = context.block_causal(F, chunk, window, sink)
     expected = attend_rotated(
-        self.q, self.k, self.v, full.positions, full.positions, full.mask
+        *(self.q, self.k, self.v),
+        *(full.positions, full.positions),
+        np.array(full.mask),
     )
     found = cached_attention(
         self.q, self.k, self.v, chunk, num_slots=window + sink, sink=sink
@@ -106,7 +108,9 @@ class KVCacheTest(parameterized.TestCase):
   def test_with_room_for_all_the_cache_is_the_full_history(self):
     full = context.block_causal(F, 2)
     expected = attend_rotated(
-        self.q, self.k, self.v, full.positions, full.positions, full.mask
+        *(self.q, self.k, self.v),
+        *(full.positions, full.positions),
+        np.array(full.mask),
     )
     found = cached_attention(self.q, self.k, self.v, 2, num_slots=F)
     np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -9,13 +9,13 @@ from worldsim_jax.diffusion import flow
 from worldsim_jax.forcing import windows
 from worldsim_jax.models.conditioning import Conditioning
 
-B, F, H, W, C = 1, 9, 1, 2, 2
+B, F, H, W, C = 1, 10, 1, 2, 2
 CONTEXT, WINDOW = 2, 5
 SIGMAS = np.float32([1.0, 0.5])
 
 
 def velocity_fn(params, x, timesteps, conditioning):
-  """Leads to the frame that the actions number, doubled where guided away.
+  """Leads to the frame that the actions number.
 
   With what is unknown it leads to zero.
   """
@@ -63,19 +63,19 @@ class WindowsTest(absltest.TestCase):
     )
 
   def test_each_window_reads_its_own_conditioning(self):
-    # Windows of three new frames make 6, of which 5 were asked for.
+    # Windows of three new frames make 9, of which 8 were asked for.
     made = windows.extend(
         velocity_fn,
         np.float32(1),
         self.video[:, :CONTEXT],
-        self.given.frames(0, CONTEXT + 5),
+        self.given.frames(0, CONTEXT + 8),
         jax.random.key(0),
         SIGMAS,
-        num_frames=5,
+        num_frames=8,
         window=WINDOW,
     )
     np.testing.assert_allclose(
-        made, self.video[:, CONTEXT : CONTEXT + 5], atol=1e-5
+        made, self.video[:, CONTEXT : CONTEXT + 8], atol=1e-5
     )
 
 

@@ -1,7 +1,7 @@
 """The transformer: who influences whom, and at which size.
 
-One tiny model with every stream and random weights (at initialisation the head is
-zero, and all would be equal).
+One tiny model with every stream and random weights (at initialisation the head
+is zero, and all would be equal).
 """
 
 import functools

@@ -1,9 +1,9 @@
 """The transformer against PyTorch's, on the same random weights.
 
-`wan.npz` holds weights, inputs and what diffusers' WanTransformer3DModel makes of
-them in fp32. It was written by `python tests/models/wan_parity_test.py record`;
-where torch and diffusers are installed (`pip install -e '.[parity]'`) the tests
-make it anew and compare.
+`wan.npz` holds weights, inputs and what diffusers' WanTransformer3DModel makes
+of them in fp32. It was written by `python tests/models/wan_parity_test.py
+record`; where torch and diffusers are installed (`pip install -e '.[parity]'`)
+the tests make it anew and compare.
 """
 
 import pathlib
@@ -114,10 +114,12 @@ def pytorch():
   golden = {'x': draw(B, F, H, W, C), 'text': draw(B, 5, TEXT)}
   for name, x in model.state_dict().items():
     golden[f'weights/{name}'] = np.float16(0.25) * draw(*x.shape)
-  model.load_state_dict({
-      name: torch.from_numpy(np.float32(x))
-      for name, x in weights_of(golden).items()
-  })
+  model.load_state_dict(
+      {
+          name: torch.from_numpy(np.float32(x))
+          for name, x in weights_of(golden).items()
+      }
+  )
   return model, golden
 
 
@@ -181,7 +183,11 @@ class WanParityTest(parameterized.TestCase):
     cls.ours = staticmethod(
         jax.jit(
             lambda timesteps, context: model.apply(
-                {'params': params}, x, timesteps, Conditioning(text=text), context
+                {'params': params},
+                x,
+                timesteps,
+                Conditioning(text=text),
+                context,
             )
         )
     )
@@ -210,9 +216,7 @@ class WanParityTest(parameterized.TestCase):
     for name, x in golden.items():
       np.testing.assert_array_equal(x, self.golden[name])
     for case in CASES:
-      self.assertParity(
-          run_case(model, golden, case), self.golden[f'v/{case}']
-      )
+      self.assertParity(run_case(model, golden, case), self.golden[f'v/{case}'])
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""A world of random weights, as small as it gets, for the tests of streaming.
+"""A world of random weights, as small as it gets, for tests of streaming.
 
 Untrained weights would not do: layers that start at zero make a student that
 neither moves nor obeys.
@@ -17,32 +17,48 @@ ACTIONS = np.array(
     [[24, 0, 0], [0, 24, 8], [0, 0, -8], [-24, 0, 0], [0, -24, 8]], np.float32)
 
 
-def config():
-  """Latents of 4x3, and a window of 2 + 4 frames that a test can fill."""
+def config(**changes):
+  """Frames of 24x32 in latents of 3x4, a window of 4 frames and 2 sinks.
+
+  Args:
+    **changes: of config.vae and config.student, by those names.
+  """
   small = quickstart.get_config('smoke')
   small.data.update(dict(height=24, width=32))
   small.student.update(dict(window=4, timesteps=(1000, 500)))
+  for part, values in changes.items():
+    small[part].update(values)
   return small
 
 
 @functools.cache
 def make() -> World:
-  variables = random_variables(config())
-  starts = np.random.default_rng(1).integers(
-      0, 256, (3, 2, 24, 32, 3), dtype=np.uint8)
-  return World(config(), variables['student'], variables['vae'], starts)
+  """The world that a file of tests shares: its programs compile once."""
+  return of_config(config())
+
+
+def of_config(config) -> World:
+  variables = random_variables(config)
+  world = World(config, variables['student'], variables['vae'], np.zeros(0))
+  shape = (3, world.context_frames, config.data.height, config.data.width, 3)
+  starts = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+  return World(config, world.params, world.vae_variables, starts)
 
 
 def random_variables(config, seed: int = 0):
-  """Arrays like `files.initial_variables`, none of them zero."""
+  """Like `files.initial_variables`, but nothing is zero."""
   shapes = jax.eval_shape(lambda: files.initial_variables(config))
   dice = np.random.default_rng(seed)
 
   def draw(path, x):
-    if x.ndim == 1:
-      is_scale = path[-1].key in ('weight', 'std')
-      return (is_scale + 0.1 * dice.normal(size=x.shape)).astype(x.dtype)
     fan_in = np.prod(x.shape[:-1])
-    return (dice.normal(size=x.shape) / np.sqrt(fan_in)).astype(x.dtype)
+    values = dice.normal(size=x.shape) / np.sqrt(fan_in)
+    if x.ndim == 1:
+      values = 0.1 * values + (path[-1].key in ('weight', 'std'))
+    return values.astype(x.dtype)
 
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+  variables = jax.tree_util.tree_map_with_path(draw, shapes)
+  # Frames are to change slowly, and to be neither black nor white.
+  variables['student']['head']['kernel'] *= 0.2
+  variables['vae']['params']['decoder']['shortcut']['bias'] += 0.5
+  return variables

@@ -31,7 +31,7 @@ def update(network, **kwargs):
   return Update(network, loss_of(network), optax.adam(0.1), **kwargs)
 
 
-UPDATES = (update('student', every=5, ema=0.75, ema_start=1), update('critic'))
+UPDATES = (update('student', every=5, ema=0.75, ema_start=2), update('critic'))
 
 
 @functools.cache
@@ -117,8 +117,8 @@ class AverageTest(absltest.TestCase):
     ema = lambda step: states[step].ema['student']['w']
     np.testing.assert_array_equal(ema(0), w(0))
     np.testing.assert_array_equal(ema(4), ema(0))
-    np.testing.assert_allclose(ema(5), 0.75 * w(0) + 0.25 * w(5), rtol=1e-6)
-    np.testing.assert_allclose(ema(10), 0.75 * ema(5) + 0.25 * w(10), rtol=1e-6)
+    np.testing.assert_array_equal(ema(5), w(5))  # The start counts updates.
+    np.testing.assert_allclose(ema(10), 0.75 * w(5) + 0.25 * w(10), rtol=1e-6)
 
   def test_the_best_parameters_are_averaged_where_there_is_an_average(self):
     state = eleven_steps()[0][-1]
@@ -144,6 +144,12 @@ class RandomnessTest(absltest.TestCase):
 
 
 class StepTest(absltest.TestCase):
+
+  def test_the_old_state_is_given_up_and_the_batch_is_not(self):
+    state, batch = new_state(), jnp.ones(4)
+    step_fn(UPDATES, 0)(state, {}, batch)
+    self.assertTrue(state.params['critic']['w'].is_deleted())
+    self.assertFalse(batch.is_deleted())
 
   def test_frozen_networks_are_read_and_kept(self):
     def loss(params, batch, unused_rng):

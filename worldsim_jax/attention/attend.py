@@ -14,6 +14,7 @@ An explicit choice that cannot run raises, it never falls back.
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
 
@@ -26,6 +27,8 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
     k_BSHD: keys, likewise; S here counts tokens, G frames of N tokens.
     v_BSHD: values.
     mask_FG: bool, True where a query frame may read a key frame; None for all.
+      Of a NumPy mask, 'xla' computes only the pairs that it allows; an array of
+      the program (slots of a cache) is applied to all pairs.
     implementation: see the module docstring.
 
   Returns:
@@ -46,7 +49,26 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
     mask = None if mask_FG is None else _token_mask(mask_FG, q_BTHD, k_BSHD)
     return jax.nn.dot_product_attention(
         q_BTHD, k_BSHD, v_BSHD, mask=mask, implementation='cudnn')
+  if isinstance(mask_FG, np.ndarray):
+    return _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG)
   return _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG)
+
+
+def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG):
+  """Attention of each group of frames that read the same frames, one by one."""
+  frames, key_frames = mask_FG.shape
+  by_frame = lambda x, n: x.reshape(x.shape[0], n, -1, *x.shape[2:])
+  tokens = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
+  q = by_frame(q_BTHD, frames)
+  k, v = by_frame(k_BSHD, key_frames), by_frame(v_BSHD, key_frames)
+  out = jnp.zeros_like(q)
+  for row in np.unique(mask_FG, axis=0):
+    queries = np.flatnonzero((mask_FG == row).all(axis=1))
+    keys = np.flatnonzero(row)
+    group = _attend_xla(
+        tokens(q[:, queries]), tokens(k[:, keys]), tokens(v[:, keys]), None)
+    out = out.at[:, queries].set(by_frame(group, len(queries)))
+  return tokens(out)
 
 
 def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG):

@@ -22,9 +22,16 @@ import numpy as np
 
 @flax.struct.dataclass
 class AttentionContext:
-  """Frame positions int32 [F]; mask bool [F, F] or None for 'all to all'."""
+  """Who reads whom.
+
+  Attributes:
+    positions: temporal RoPE position of each frame, int32 [F].
+    mask: bool [F, F] as nested tuples, or None for 'all to all'. It is static,
+      a part of the program, so that the pairs it forbids are never computed.
+  """
   positions: jax.Array
-  mask: jax.Array | None = None
+  mask: tuple[tuple[bool, ...], ...] | None = flax.struct.field(
+      pytree_node=False, default=None)
 
 
 def bidirectional(num_frames: int) -> AttentionContext:
@@ -46,7 +53,7 @@ def block_causal(num_frames: int, chunk: int, window: int | None = None,
   if window is not None:
     key, first = np.arange(num_frames)[None], (block * chunk)[:, None]
     mask &= (key >= first - window) | (key < sink)
-  return AttentionContext(jnp.arange(num_frames), jnp.asarray(mask))
+  return AttentionContext(jnp.arange(num_frames), _frozen(mask))
 
 
 def teacher_forcing(num_frames: int, chunk: int) -> AttentionContext:
@@ -59,7 +66,11 @@ def teacher_forcing(num_frames: int, chunk: int) -> AttentionContext:
   own = block[None, :] == block[:, None]
   mask = np.block([[earlier | own, np.zeros_like(own)], [earlier, own]])
   positions = jnp.tile(jnp.arange(num_frames), 2)
-  return AttentionContext(positions, jnp.asarray(mask))
+  return AttentionContext(positions, _frozen(mask))
+
+
+def _frozen(mask_FG: np.ndarray) -> tuple[tuple[bool, ...], ...]:
+  return tuple(map(tuple, mask_FG.tolist()))
 
 
 def _blocks(num_frames: int, chunk: int) -> np.ndarray:

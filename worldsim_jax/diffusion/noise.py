@@ -1,8 +1,8 @@
 """Random arrays that compile fast.
 
 XLA's CPU compiler needs three to five seconds for each random array of three or
-more axes, and a tenth of that for a flat one. JAX's partitionable generator gives
-the same numbers either way.
+more axes, and a tenth of that for a flat one. JAX's partitionable generator
+gives the same numbers either way.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Exact replay: what a model makes against what truly happened.
 
 The embedded world is deterministic, so for any recorded actions the true future
-is known. Test clips give their first frames and all actions; each player continues
-them, and is compared with the truth frame by frame:
+is known. Test clips give their first frames and all actions; each player
+continues them, and is compared with the truth frame by frame:
 
   student   the causal few-step student, as it streams
   teacher   the bidirectional model, window by window, over many steps
@@ -65,7 +65,8 @@ def test_clips(config, directory: str, given: int, seed: int = 0):
 def play(world, teacher_params, clips) -> dict[str, np.ndarray]:
   """Every player's continuation of the clips, uint8 [n, horizon, H, W, 3]."""
   given = world.context_frames
-  rgb, actions, captions = clips['rgb'], clips['actions'], list(clips['caption'])
+  rgb, actions = clips['rgb'], clips['actions']
+  captions = list(clips['caption'])
   student = lambda actions: np.asarray(
       world.continue_videos(rgb[:, :given], actions, captions))
   truth = rgb[:, given:]
@@ -102,7 +103,8 @@ def teacher_continuation(world, params, clips, seed: int = 0):
     video, _ = vae.apply(variables, new, carry, method='decode')
     return tiny_vae.to_uint8(video)
 
-  return run(params, world.vae_variables, clips['rgb'][:, :world.context_frames],
+  given_frames = clips['rgb'][:, :world.context_frames]
+  return run(params, world.vae_variables, given_frames,
              ActionSpace().normalise(clips['actions']),
              world.encode_texts(list(clips['caption'])))
 
@@ -153,7 +155,8 @@ def film(played: dict[str, np.ndarray], clips, given: int, num_clips: int,
 def describe(action) -> str:
   """An action in words: 'forward 24, turn left 8'."""
   forward, strafe, turn = (float(x) for x in action)
-  words = [(forward, 'forward', 'back'), (strafe, 'strafe left', 'strafe right'),
+  words = [(forward, 'forward', 'back'),
+           (strafe, 'strafe left', 'strafe right'),
            (turn, 'turn left', 'turn right')]
   said = [f'{positive if x > 0 else negative} {abs(x):.0f}'
           for x, positive, negative in words if abs(x) >= .5]

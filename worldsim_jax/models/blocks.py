@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.attention import rope
 from worldsim_jax.attention.attend import attend
@@ -26,7 +27,7 @@ class LayerInputs(NamedTuple):
     text: [B, L, C], or None.
     angles: RoPE angles of the call's own frames, [F, N, D/2].
     cache_angles: RoPE angles of the cached frames, [S, N, D/2], or None.
-    mask: bool [F, G] over cached and own frames, or None.
+    mask: bool [F, G] over cached and own frames; None without a cache.
   """
   modulation: jax.Array
   text: jax.Array | None
@@ -99,6 +100,7 @@ class Block(nn.Module):
   implementation: str
   gate_init: float
   return_kv: bool
+  static_mask: tuple[tuple[bool, ...], ...] | None = None
 
   @nn.compact
   def __call__(self, x_BFNC, cached: KeyValues | None, inputs: LayerInputs):
@@ -109,6 +111,8 @@ class Block(nn.Module):
     attention = dict(num_heads=self.num_heads, dtype=self.dtype,
                      implementation=self.implementation)
 
+    if self.static_mask is not None:
+      inputs = inputs._replace(mask=np.array(self.static_mask))
     hidden = modulate(layer_norm()(x_BFNC), shift1, scale1)
     update, kv = SelfAttention(**attention, name='self_attn')(
         hidden, inputs, cached)

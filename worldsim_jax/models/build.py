@@ -1,4 +1,4 @@
-"""From a configuration to modules: the one place that reads config.model etc."""
+"""From a configuration to modules: the one place that reads config.model."""
 
 from collections.abc import Mapping
 

@@ -127,7 +127,8 @@ class VideoTransformer(nn.Module):
     angles, cache_angles, mask = self._positions(frames, grid, context, cache)
     inputs = blocks.LayerInputs(
         modulation, self._text(conditioning), angles, cache_angles, mask)
-    tokens, kv = self._layers(return_kv=cache is not None)(
+    static_mask = None if context is None or cache is not None else context.mask
+    tokens, kv = self._layers(static_mask, return_kv=cache is not None)(
         tokens, None if cache is None else kv_cache.KeyValues(cache.k, cache.v),
         inputs)
     patches = self._head(tokens, e_BFC)
@@ -166,7 +167,7 @@ class VideoTransformer(nn.Module):
       full = full.replace(image=jnp.zeros_like(x_BFHWC), image_mask=unknown)
     return full
 
-  def _layers(self, return_kv: bool):
+  def _layers(self, static_mask, return_kv: bool):
     block = blocks.Block
     if self.remat != 'none':
       block = nn.remat(
@@ -176,7 +177,8 @@ class VideoTransformer(nn.Module):
         in_axes=(0, nn.broadcast), length=self.num_layers, unroll=self.unroll)(
             ffn_dim=self.ffn_dim, num_heads=self.num_heads,
             dtype=jnp.dtype(self.dtype), implementation=self.attention,
-            gate_init=self.gate_init, return_kv=return_kv, name='blocks')
+            gate_init=self.gate_init, static_mask=static_mask,
+            return_kv=return_kv, name='blocks')
 
   def _time(self, timesteps_BF, conditioning):
     """e [B, F, C] and the layers' modulation [B, F, 6, C], float32."""
@@ -225,10 +227,10 @@ class VideoTransformer(nn.Module):
     angles = lambda positions: rope.angles(positions, *grid, head_dim)
     if cache is None:
       context = context or contexts.bidirectional(frames)
-      return angles(context.positions), None, context.mask
+      return angles(context.positions), None, None
     own = jnp.ones((frames, frames), bool)
     if context is not None and context.mask is not None:
-      own = context.mask
+      own = jnp.asarray(context.mask)
     past = jnp.broadcast_to(cache.mask(), (frames, cache.num_slots))
     return (angles(cache.next_positions(frames)),
             angles(cache.slot_positions()),

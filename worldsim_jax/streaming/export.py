@@ -1,9 +1,9 @@
 """`--mode=export`: a world as two compiled-program files and its parameters.
 
-The artefact runs without this package's models: jax.export serialises `World.start`
-and `World.advance` as StableHLO, which stays loadable for at least six months of
-JAX releases. A folder holds what `streaming.files` writes (so that it is a world,
-too) and
+The artefact runs without this package's models: jax.export serialises
+`World.start` and `World.advance` as StableHLO, which stays loadable for at
+least six months of JAX releases. A folder holds what `streaming.files` writes
+(so that it is a world, too) and
 
   start.stablehlo    (variables, frames uint8, actions, key) -> session
   advance.stablehlo  (variables, session, actions) -> session and frames uint8
@@ -41,7 +41,7 @@ def export(source, target):
 
 
 def compile_programs(world: World, batch: int = 1) -> dict[str, bytes]:
-  """The two programs by file name, for `batch` streams that advance together."""
+  """The programs by file name, for `batch` streams that advance together."""
   inputs = example_inputs(world, batch)
   session = jax.eval_shape(world.start, *inputs)
   flat, treedef = jax.tree.flatten(session)
@@ -95,7 +95,7 @@ class ExportedWorld:
       self._start, self._advance = (
           jax_export.deserialize(bytearray((path / name).read_bytes()))
           for name in (START, ADVANCE))
-    except (OSError, ValueError) as e:
+    except Exception as e:  # A truncated flatbuffer raises many types.
       raise UserError(f'{path}: no readable {START} and {ADVANCE} here ({e}); '
                       'make them with --mode=export') from e
     self._variables = jax.tree.leaves(self._world.variables)

@@ -1,16 +1,17 @@
 """Worlds on disk: a folder with config.json, starts.npz and params/.
 
-This is what a finished run leaves in <workdir>/world, what `--mode=export` writes
-and what `worldsim_jax.load` reads.
+This is what a finished run leaves in <workdir>/world, what `--mode=export`
+writes and what `worldsim_jax.load` reads.
 """
 
+import contextlib
 import json
+import zipfile
 
 from etils import epath
 import jax
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
@@ -24,24 +25,30 @@ def save(world: World, directory, extra=()):
 
   Args:
     world: what to write.
-    directory: where; an older one is replaced.
+    directory: where; an older world is replaced.
     extra: more files, a dict of bytes by name.
+
+  Raises:
+    UserError: if there is something else, or the disk refuses.
   """
   directory = epath.Path(directory)
-  incomplete = directory.parent / f'{directory.name}.incomplete'
-  if incomplete.exists():  # Of a process that was killed.
-    incomplete.rmtree()
-  incomplete.mkdir(parents=True)
-  (incomplete / CONFIG).write_text(world.config.to_json(indent=2))
-  with (incomplete / STARTS).open('wb') as f:
-    np.savez_compressed(f, frames=world.starts)
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save((incomplete / PARAMS).resolve(), world.variables)
-  for name, content in dict(extra).items():
-    (incomplete / name).write_bytes(content)
-  if directory.exists():
-    directory.rmtree()
-  incomplete.rename(directory)
+  incomplete, replaced = (
+      directory.parent / f'{directory.name}.{suffix}'
+      for suffix in ('incomplete', 'replaced'))
+  if not _is_replaceable(directory):
+    raise UserError(f'{directory} is there and is no world; it is left as it '
+                    'is. Write to another folder (--target).')
+  try:
+    _remove(incomplete, replaced)  # Of a process that was killed.
+    _write(world, incomplete, dict(extra))
+    if directory.exists():
+      directory.rename(replaced)
+    incomplete.rename(directory)
+    _remove(replaced)
+  except (OSError, ValueError) as e:
+    with contextlib.suppress(OSError):
+      _remove(incomplete)
+    raise UserError(f'{directory} could not be written: {_line(e)}') from e
 
 
 def load(path) -> World:
@@ -61,18 +68,20 @@ def load(path) -> World:
     raise UserError(
         f'{path}: no world here (no {CONFIG} with {PARAMS}/, also not in '
         'world/); a run leaves one when all its stages are done.')
-  config = ml_collections.ConfigDict(
-      json.loads((directory / CONFIG).read_text()))
-  expected = jax.eval_shape(lambda: initial_variables(config))
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
+  with _readable(directory / CONFIG):
+    config = ml_collections.ConfigDict(
+        json.loads((directory / CONFIG).read_text()))
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+  with _readable(directory / PARAMS):
+    # To one device of this machine, whatever the world was trained on.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    expected = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        shapes)
+    with _checkpointer() as checkpointer:
       variables = checkpointer.restore(
           (directory / PARAMS).resolve(), expected)
-  except (ValueError, OSError, KeyError) as e:
-    reason = (str(e).splitlines() or [''])[0][:200]
-    raise UserError(f'{directory}/{PARAMS} does not fit its {CONFIG}, or is '
-                    f'damaged: {reason}') from e
-  with (directory / STARTS).open('rb') as f:
+  with _readable(directory / STARTS), (directory / STARTS).open('rb') as f:
     starts = np.load(f)['frames']
   return World(config, variables['student'], variables['vae'], starts)
 
@@ -86,3 +95,51 @@ def initial_variables(config):
   return {
       'student': model.init(key, *build.example_inputs(config))['params'],
       'vae': vae.init(key, video)}
+
+
+def _write(world, directory, extra):
+  directory.mkdir(parents=True)
+  (directory / CONFIG).write_text(world.config.to_json(indent=2))
+  with (directory / STARTS).open('wb') as f:
+    np.savez_compressed(f, frames=world.starts)
+  with _checkpointer() as checkpointer:
+    checkpointer.save((directory / PARAMS).resolve(), world.variables)
+  for name, content in extra.items():
+    (directory / name).write_bytes(content)
+
+
+def _is_replaceable(directory) -> bool:
+  """Whether nothing but a world would be lost."""
+  if not directory.exists():
+    return True
+  if not directory.is_dir():
+    return False
+  is_world = all((directory / name).exists() for name in (CONFIG, PARAMS))
+  return is_world or not list(directory.iterdir())
+
+
+def _remove(*directories):
+  for directory in directories:
+    if directory.exists():
+      directory.rmtree()
+
+
+@contextlib.contextmanager
+def _readable(path):
+  """Whatever a damaged or foreign file raises becomes one line."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError,
+          zipfile.BadZipFile) as e:
+    raise UserError(f'{path} is damaged, or does not fit the files beside it: '
+                    f'{_line(e)}') from e
+
+
+def _line(error) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _checkpointer():
+  import orbax.checkpoint as ocp  # slow to import
+
+  return ocp.StandardCheckpointer()

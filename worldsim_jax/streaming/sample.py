@@ -23,7 +23,8 @@ def sample(source, target: str, actions: str, *, prompt: str | None = None,
   """
   if not target.endswith('.mp4'):
     raise UserError(f'--target={target} must be an .mp4 file')
-  is_file = os.path.exists(actions) or actions.endswith(('.npy', '.json', '.txt'))
+  is_file = os.path.exists(actions) or actions.endswith(
+      ('.npy', '.json', '.txt'))
   commands = (action_lib.read if is_file else action_lib.parse)(actions)
   world = files.load(source)
   step = world.frames_per_step

@@ -2,8 +2,8 @@
 
 `World.start` and `World.advance` are pure functions of their arguments, so they
 can be jitted, exported (`streaming/export.py`) and batched; `stream` and `step`
-wrap them for one interactive session. The session is a value: `step` consumes the
-one that it is given and returns the next.
+wrap them for one interactive session. The session is a value: `step` consumes
+the one that it is given and returns the next.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import numpy as np
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.data.actions import parse
 from worldsim_jax.diffusion import noise
+from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import rollout
 from worldsim_jax.models import build
@@ -83,8 +84,8 @@ class World:
 
     Args:
       prompt: what the world should be, for models with text.
-      frames: uint8 [P, H, W, 3], P = context_frames, to begin with; default: one
-        of `starts`, chosen by the seed.
+      frames: uint8 [P, H, W, 3], P = context_frames, to begin with; default:
+        one of `starts`, chosen by the seed.
       seed: of everything random.
 
     Raises:
@@ -137,8 +138,8 @@ class World:
     """Text embeddings [1, L, C], or None for a model without text."""
     if not self.model.text_dim:
       if prompt is not None:
-        raise ValueError('this world was trained without text '
-                         "(config.text.encoder='null'); leave the prompt out.")
+        raise UserError('this world was trained without text '
+                        "(config.text.encoder='null'); leave the prompt out.")
       return None
     return self.encode_texts([prompt or ''])
 
@@ -159,8 +160,8 @@ class World:
       text: [B, L, C] or None.
       key: raw random key data, uint32.
     """
-    latents, _ = self.vae.apply(variables['vae'], tiny_vae.to_float(frames_BPHWC),
-                                method='encode')
+    latents, _ = self.vae.apply(
+        variables['vae'], tiny_vae.to_float(frames_BPHWC), method='encode')
     _, decoder = self.vae.apply(variables['vae'], latents, method='decode')
     conditioning = Conditioning(
         text=text, actions=batches.group_actions(
@@ -192,8 +193,9 @@ class World:
         text=session.text, actions=batches.group_actions(
             actions_BPA, self.vae.time_stride))
     video, x0 = rollout.generate_chunk(
-        build.velocity_fn(self.model), variables['student'], session.video, start,
-        conditioning, self.sampling, len(self.sampling.sigmas) - 1, rng_steps)
+        build.velocity_fn(self.model), variables['student'], session.video,
+        start, conditioning, self.sampling, len(self.sampling.sigmas) - 1,
+        rng_steps)
     frames, decoder = self.vae.apply(
         variables['vae'], x0, session.decoder, method='decode')
     session = session.replace(

@@ -44,7 +44,8 @@ class Stage:
   fit: Callable[[Any], Any] = lambda params: params
 
 
-def train(stage: Stage, config, seed: int, workdir, fingerprint) -> train_state.TrainState:
+def train(stage: Stage, config, seed: int, workdir,
+          fingerprint) -> train_state.TrainState:
   """Runs a stage to its end, from its newest checkpoint if there is one.
 
   Args:

@@ -1,7 +1,7 @@
 """A whole run: data, the stages in order, the world, evaluation, report.
 
-Every part is skipped if its result is there, so the same command starts, resumes
-and confirms a run.
+Every part is skipped if its result is there, so the same command starts,
+resumes and confirms a run.
 """
 
 import json
@@ -104,7 +104,7 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
 
 
 def fingerprint(config, stage: str) -> dict:
-  """What a stage's checkpoint depends on, flat: data, models, earlier stages."""
+  """What a stage's checkpoint depends on: data, models, earlier stages."""
   earlier = config.stages[:config.stages.index(stage) + 1]
   parts = ['data', 'vae', 'model', 'text', 'student', *earlier]
   if config[stage].paradigm == 'tokenizer':

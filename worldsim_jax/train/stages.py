@@ -66,8 +66,9 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
 
   frames = stage.batch_size * stage.clip_frames
   return Stage(
-      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),), jax.jit(init), {},
-      inputs.batches(stage), frames * build.tokens_per_frame(config), fit=fit)
+      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),),
+      jax.jit(init), {}, inputs.batches(stage),
+      frames * build.tokens_per_frame(config), fit=fit)
 
 
 def full_sequence(name: str, inputs: Inputs) -> Stage:
@@ -146,8 +147,8 @@ def _denoiser(name, inputs, loss, sequences: int = 1) -> Stage:
   if stage.start_from:
     init = lambda: {name: _copy(inputs.trained[stage.start_from])}
   return Stage(
-      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),), init, {},
-      inputs.batches(stage), sequences * _tokens(config, stage))
+      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),),
+      init, {}, inputs.batches(stage), sequences * _tokens(config, stage))
 
 
 def _update(network, loss, settings, num_steps, every: int = 1) -> Update:

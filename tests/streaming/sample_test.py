@@ -1,0 +1,95 @@
+"""Films from action scripts and files."""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from tests.streaming import tiny_world
+from tests.streaming.tiny_world import ACTIONS
+from worldsim_jax.data import video_files
+from worldsim_jax.errors import UserError
+from worldsim_jax.streaming import files
+from worldsim_jax.streaming import sample
+
+SAVED = pathlib.Path(absltest.get_default_test_tmpdir()) / 'sample_test'
+LOAD = functools.cache(files.load)  # The programs of a world compile once.
+
+
+def setUpModule():
+  shutil.rmtree(SAVED, ignore_errors=True)
+  files.save(tiny_world.make(), SAVED)
+
+
+def tearDownModule():
+  shutil.rmtree(SAVED)
+
+
+class SampleTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+    self.target = str(self.folder / 'film.mp4')
+    self.enter_context(mock.patch.object(files, 'load', LOAD))
+
+  def sample(self, actions, target=None, **kwargs):
+    sample.sample(SAVED, target or self.target, actions, **kwargs)
+    return video_files.read(
+        target or self.target, height=24, width=32,
+        frames_per_second=tiny_world.config().data.frames_per_second)
+
+  def test_a_script_makes_a_frame_per_action(self):
+    film = self.sample('forward*3,left*2,wait')
+    self.assertEqual(film.shape, (6, 24, 32, 3))
+
+  def test_the_film_is_what_the_world_shows(self):
+    film = self.sample('forward', seed=1)
+    world = LOAD(SAVED)
+    _, frames = world.step(world.stream(seed=1), 'forward')
+    # H.264 is lossy, most of all in the colours of noise: compare greys.
+    greys = [np.mean(x, axis=-1).ravel() for x in (film[0], frames[0])]
+    self.assertGreater(np.corrcoef(greys)[0, 1], 0.8)
+
+  def test_files_of_actions_make_the_film_of_the_same_script(self):
+    np.save(self.folder / 'a.npy', ACTIONS)
+    (self.folder / 'a.json').write_text(json.dumps(ACTIONS.tolist()))
+    films = [
+        self.sample('forward,strafe_left+left,right,back,strafe_right+left'),
+        self.sample(str(self.folder / 'a.npy')),
+        self.sample(str(self.folder / 'a.json'))]
+    for film in films:
+      self.assertLen(film, 5)
+      np.testing.assert_array_equal(film, films[0])
+
+  def test_the_seed_changes_the_film(self):
+    one, other = (self.sample('forward*2', seed=seed) for seed in (0, 1))
+    self.assertTrue(np.any(one != other))
+
+  def test_a_target_that_is_no_mp4_is_refused_before_any_work(self):
+    with mock.patch.object(files, 'load') as load:
+      with self.assertRaisesRegex(UserError, '--target=film.gif .* .mp4'):
+        self.sample('forward', 'film.gif')
+      load.assert_not_called()
+
+  @parameterized.named_parameters(
+      ('missing_file', '/nowhere/actions.npy', '/nowhere/actions.npy'),
+      ('bad_word', 'forward,fly', "'fly'"))
+  def test_actions_that_cannot_be_read_are_named(self, actions, said):
+    with self.assertRaisesRegex(UserError, said):
+      self.sample(actions)
+    self.assertEmpty(os.listdir(self.folder))
+
+  def test_a_prompt_that_the_world_cannot_read_names_the_key(self):
+    with self.assertRaisesRegex(UserError, 'config.text.encoder'):
+      self.sample('forward', prompt='a stone room')
+
+
+if __name__ == '__main__':
+  absltest.main()
