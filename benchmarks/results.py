@@ -27,7 +27,9 @@ def device_slug() -> str:
   """The folder of this machine's results."""
   device, count = jax.devices()[0], jax.device_count()
   if device.platform == 'cpu':
-    return f'cpu-{len(os.sched_getaffinity(0))}'
+    # macOS cannot pin a process to cores.
+    own = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))
+    return f'cpu-{len(own(0))}'
   slug = re.sub('[^a-z0-9]+', '-', device.device_kind.lower()).strip('-')
   return slug if count == 1 else f'{slug}-x{count}'
 

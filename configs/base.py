@@ -28,16 +28,16 @@ def get_config() -> ConfigDict:
       residual_std=0.7, dtype='float32', remat='none', attention='auto'))
   config.text = ConfigDict(dict(encoder='null', dim=0, length=0))
   config.student = ConfigDict(dict(
-      chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=3.,
+      chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
       window=16, sink=2, relative_positions=True, context_sigma=0.))
   config.tokenizer = stage('tokenizer', power=2., edge_weight=0.,
                            latent_noise=0.05)
   config.teacher = stage('full_sequence', max_context_frames=4, **DENOISER)
   config.teacher_forcing = stage(
-      'teacher_forcing', start_from='teacher', **DENOISER)
+      'teacher_forcing', start_from='teacher', context_frames=1, **DENOISER)
   config.self_forcing = stage(
       'self_forcing', start_from='teacher_forcing', teacher='teacher',
-      generator_every=5, guidance_scale=1.5, shift=3., min_sigma=0.02,
+      generator_every=5, guidance_scale=1.5, shift=5., min_sigma=0.02,
       max_sigma=0.98, critic_weight='none', critic=network())
   for pace in (config.self_forcing, config.self_forcing.critic):
     pace.optimizer.update(dict(b1=0., schedule='constant'))
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
   return config
 
 
-DENOISER = dict(shift=3., weight='none', guidance_dropout=0.1)
+DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1)
 
 
 def stage(paradigm: str, **own) -> ConfigDict:

@@ -2,8 +2,8 @@
 
 480x832 pixels, 1560 tokens per latent frame, chunks of 3 latent frames (12
 pixel frames), a window of 21; a training step sees 21 latent frames, 32,760
-tokens (Huang et al. 2025; Wan Team 2025). One stage, the bidirectional one: the
-masks of the causal ones would need a kernel at this length.
+tokens (Huang et al. 2025; Wan Team 2025). One stage, the bidirectional one,
+whose attention is fused on a GPU; masked attention is not yet.
 
 Command:  python -m benchmarks.run stream \
             --config=benchmarks/configs/wan_1_3b.py

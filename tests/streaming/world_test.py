@@ -5,6 +5,7 @@ import io
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 
 from benchmarks.timing import compilations
 from tests.streaming import tiny_world
@@ -129,6 +130,7 @@ class SessionTest(absltest.TestCase):
 class StrideTest(absltest.TestCase):
   """Chunks of two latent frames, each of which is two pixel frames."""
 
+  @pytest.mark.slow
   def test_a_step_makes_a_whole_chunk(self):
     world = tiny_world.of_config(tiny_world.config(
         vae=dict(time_strides=(2,)), student=dict(chunk=2)))

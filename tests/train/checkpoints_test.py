@@ -126,7 +126,7 @@ class CheckpointsTest(parameterized.TestCase):
           saved._manager, 'wait_until_finished', side_effect=full
       ):
         with self.assertRaisesRegex(
-            UserError, 'No space left on device; .* good .* step 1'
+            UserError, '(?i)no space left .*; .* good .* step 1'
         ):
           saved.wait()
 

@@ -61,14 +61,26 @@ def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG):
   tokens = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
   q = by_frame(q_BTHD, frames)
   k, v = by_frame(k_BSHD, key_frames), by_frame(v_BSHD, key_frames)
-  out = jnp.zeros_like(q)
-  for row in np.unique(mask_FG, axis=0):
-    queries = np.flatnonzero((mask_FG == row).all(axis=1))
-    keys = np.flatnonzero(row)
-    group = _attend_xla(
-        tokens(q[:, queries]), tokens(k[:, keys]), tokens(v[:, keys]), None)
-    out = out.at[:, queries].set(by_frame(group, len(queries)))
-  return tokens(out)
+  groups = {}  # frames that are read -> frames that read them
+  for frame, row in enumerate(mask_FG):
+    groups.setdefault(tuple(np.flatnonzero(row)), []).append(frame)
+  out = [by_frame(_attend_xla(tokens(_frames(q, readers)),
+                              tokens(_frames(k, read)),
+                              tokens(_frames(v, read)), None), len(readers))
+         for read, readers in groups.items()]
+  order = np.argsort(np.concatenate(list(groups.values())))
+  return tokens(_frames(jnp.concatenate(out, axis=1), order))
+
+
+def _frames(x_BFNHD, indices):
+  """x[:, indices] by slices: the gradient of a gather is slow on CPU."""
+  indices = np.asarray(indices)
+  if np.array_equal(indices, np.arange(x_BFNHD.shape[1])):
+    return x_BFNHD
+  breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+  runs = [x_BFNHD[:, run[0]:run[-1] + 1]
+          for run in np.split(indices, breaks)]
+  return jnp.concatenate(runs, axis=1)
 
 
 def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG):

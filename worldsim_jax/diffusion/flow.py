@@ -59,8 +59,7 @@ def velocity_from_x0(x_BFHWC, x0_BFHWC, sigma_BF, min_sigma: float = 1e-3):
     x_BFHWC: noisy latents.
     x0_BFHWC: predicted clean latents.
     sigma_BF: noise levels.
-    min_sigma: below it the division would only amplify rounding (or, in a
-      network's output, its error).
+    min_sigma: below it the division would only amplify rounding.
   """
   sigma = jnp.maximum(per_frame(sigma_BF, x_BFHWC), min_sigma)
   return (x_BFHWC - x0_BFHWC) / sigma

@@ -3,7 +3,7 @@
   L = mean over scored frames of ‖ v_θ - (ε - x0) ‖² w(σ)                (1)
 
 Weights: 'none' is w = 1; 'x0' is w = σ², which makes (1) the squared error of
-x0 and suits the residual parameterization, whose velocity error grows as 1/σ.
+x0.
 """
 
 import jax

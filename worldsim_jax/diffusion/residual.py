@@ -16,9 +16,10 @@ At σ = 1 this is y + s u, at σ = 0 it is x_σ whatever u says. The velocity
 
   v = -y + (σ - (1 - σ) s²) / n² · r - (s / n) u.                        (3)
 
-So regressing v weighs the error of u by s² / n², between s² and 1. A network
-whose head starts at zero starts at 'nothing moves, remove the noise', which is
-where a small model has to be before it can learn how things move.
+So regressing v weighs the error of u by s² / n², for s ≤ 1 between s² and
+1 + s². A network whose head starts at zero starts at 'nothing moves, remove the
+noise', which is where a small model has to be before it can learn how things
+move.
 """
 
 import jax.numpy as jnp

@@ -23,6 +23,7 @@ from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.diffusion import flow
+from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import films
 from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.forcing import batches
@@ -56,7 +57,7 @@ def test_clips(config, directory: str, given: int, seed: int = 0):
   moves = pipeline.motion(clips['rgb'][:, given - 1:given + 1])[:, 1]
   moving = moves >= evaluate.min_motion
   if not moving.any():
-    raise ValueError(
+    raise UserError(
         f'none of {evaluate.num_clips} test clips moves by '
         f'{evaluate.min_motion} grey levels (config.evaluate.min_motion).')
   return {name: x[moving] for name, x in clips.items()}

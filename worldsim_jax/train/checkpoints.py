@@ -145,4 +145,6 @@ def _absolute(directory) -> epath.Path:
 
 
 def _first_line(error: BaseException) -> str:
+  if 'No space left' in str(error):
+    return 'no space left on the device'
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -51,6 +51,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
     return json.loads((workdir / 'summary.json').read_text())
   start = time.time()
   (workdir / 'config.json').write_text(config.to_json(indent=2))
+  print('data: renders, or finds, the films')
   frames_dir = datasets.frames(config, workdir)
   world, trained = train_stages(config, workdir, frames_dir)
   files.save(world, workdir / 'world')
@@ -91,6 +92,8 @@ def train_stages(config, workdir, frames_dir):
 def evaluate(config, workdir, world: World, trained, frames_dir):
   """Plays the test clips, writes films, report and summary; returns it."""
   clips = replay.test_clips(config, frames_dir, world.context_frames)
+  print(f'evaluation: {len(clips["rgb"])} test clips that move, '
+        f'{config.evaluate.horizon} frames each')
   played = replay.play(world, trained[config.evaluate.teacher], clips)
   summary, drift = replay.summarise(replay.score(played))
   film = replay.film(

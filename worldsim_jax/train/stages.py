@@ -80,10 +80,10 @@ def full_sequence(name: str, inputs: Inputs) -> Stage:
 
 def teacher_forcing(name: str, inputs: Inputs) -> Stage:
   """A causal model with a clean past; its sequence is twice the clip."""
-  student = inputs.config.student
+  stage = inputs.config[name]
   loss = diffusion.teacher_forcing_loss(
-      _velocity(inputs), inputs.config[name], name, chunk=student.chunk,
-      context_frames=student.context_frames)
+      _velocity(inputs), stage, name, chunk=inputs.config.student.chunk,
+      context_frames=stage.context_frames)
   return _denoiser(name, inputs, loss, sequences=2)
 
 

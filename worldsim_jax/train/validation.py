@@ -3,25 +3,39 @@
 Every message is one line and names the key to change.
 """
 
+import jax
+
 from worldsim_jax.diffusion import flow
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.streaming import files
+from worldsim_jax.train import optimizers
 from worldsim_jax.train import stages
 
 
+def check_run(config):
+  """Raises UserError for a config that cannot be run from data to report."""
+  check(config)
+  _check_order(config)
+
+
 def check(config):
-  """Raises UserError for a config that cannot run."""
+  """Raises UserError for stages and models that cannot be."""
   try:
     _check_stages(config)
-    _check_shapes(config)
+    _check_models(config)
+    _check_student(config)
+    _check_clips(config)
+    _check_evaluation(config)
+    _check_loop(config)
   except UserError:
     raise
-  except ValueError as e:
+  except (ValueError, TypeError) as e:
     raise UserError(str(e)) from e
 
 
 def _check_stages(config):
-  trained = []
+  models = []
   for name in config.stages:
     if name not in config:
       raise UserError(f'config.stages names {name!r}, but config.{name} does '
@@ -33,21 +47,43 @@ def _check_stages(config):
           f'{tuple(stages.PARADIGMS)}.')
     for key in ('start_from', 'teacher'):
       needed = stage.get(key)
-      if needed and needed not in trained:
+      if needed and needed not in models:
         raise UserError(
-            f'config.{name}.{key}={needed!r} is not a stage before it '
-            f'({tuple(trained)}; config.stages).')
-    trained.append(name)
+            f'config.{name}.{key}={needed!r} is not a model among the stages '
+            f'before it, {tuple(models)} (config.stages).')
+    _check_optimizers(name, stage)
+    if stage.paradigm != 'tokenizer':
+      models.append(name)
 
 
-def _check_shapes(config):
-  model, student, data = config.model, config.student, config.data
+def _check_optimizers(name, stage):
+  networks = [(name, stage, stage.get('generator_every', 1))]
+  if 'critic' in stage:
+    networks.append((f'{name}.critic', stage.critic, 1))
+  for network, settings, every in networks:
+    try:
+      optimizers.make(settings.optimizer, -(-stage.num_steps // every))
+    except ValueError as e:
+      raise UserError(f'config.{network}: {e}') from e
+
+
+def _check_models(config):
+  model = config.model
   build.latent_size(config)
   if model.dim % model.num_heads:
     raise UserError(f'config.model.dim={model.dim} must be a multiple of '
                     f'config.model.num_heads={model.num_heads}.')
+  # All that the modules themselves check.
+  try:
+    jax.eval_shape(lambda: files.initial_variables(config))
+    jax.eval_shape(lambda: build.new_cache(config, batch=1))
+  except TypeError as e:
+    raise UserError(f'config.model or config.vae: {e}') from e
+
+
+def _check_student(config):
+  student = config.student
   flow.few_step_sigmas(tuple(student.timesteps), student.shift)
-  stride = build.tiny_vae(config).time_stride
   if student.context_frames % student.chunk:
     raise UserError(
         f'config.student.chunk={student.chunk} must divide '
@@ -57,30 +93,83 @@ def _check_shapes(config):
         f'config.student.window={student.window} must hold at least '
         f'config.student.chunk={student.chunk} and '
         f'config.student.context_frames={student.context_frames} frames.')
-  horizon = config.evaluate.horizon
-  if horizon % (student.chunk * stride):
-    raise UserError(
-        f'config.evaluate.horizon={horizon} must be a multiple of '
-        f'{student.chunk * stride} frames: config.student.chunk='
-        f'{student.chunk} times the stride {stride} of config.vae.')
-  available = data.num_frames
+
+
+def _check_clips(config):
+  """Clips are pixel frames for the tokenizer, latent frames for models."""
+  student, stride = config.student, build.tiny_vae(config).time_stride
   for name in config.stages:
     stage = config[name]
-    if stage.clip_frames > available:
-      raise UserError(f'config.{name}.clip_frames={stage.clip_frames} is more '
-                      f'than config.data.num_frames={available}.')
-    causal = stage.paradigm in ('teacher_forcing', 'self_forcing')
-    if causal and stage.clip_frames % student.chunk:
-      raise UserError(
-          f'config.student.chunk={student.chunk} must divide '
-          f'config.{name}.clip_frames={stage.clip_frames}.')
+    key = f'config.{name}.clip_frames={stage.clip_frames}'
+    if stage.paradigm == 'tokenizer':
+      _check_available(config, key, stage.clip_frames)
+      if (stage.clip_frames - 1) % stride:
+        raise UserError(f'{key} must be 1 + {stride} n, as config.vae merges '
+                        f'{stride} frames.')
+      continue
+    _check_available(config, key, 1 + stride * (stage.clip_frames - 1))
+    if stage.clip_frames <= student.context_frames:
+      raise UserError(f'{key} must be more than config.student.'
+                      f'context_frames={student.context_frames}.')
     given = stage.get('max_context_frames', 0)
     if given >= stage.clip_frames:
       raise UserError(
-          f'config.{name}.max_context_frames={given} must be less than '
-          f'config.{name}.clip_frames={stage.clip_frames}.')
-    if (stage.paradigm != 'tokenizer'
-        and stage.clip_frames <= student.context_frames):
+          f'config.{name}.max_context_frames={given} must be less than {key}.')
+    causal = stage.paradigm in ('teacher_forcing', 'self_forcing')
+    if causal and stage.clip_frames % student.chunk:
       raise UserError(
-          f'config.{name}.clip_frames={stage.clip_frames} must be more than '
-          f'config.student.context_frames={student.context_frames}.')
+          f'config.student.chunk={student.chunk} must divide {key}.')
+    needed = student.context_frames + student.sink
+    if stage.paradigm == 'self_forcing' and stage.clip_frames < needed:
+      raise UserError(
+          f'{key} must be at least config.student.context_frames='
+          f'{student.context_frames} plus config.student.sink={student.sink}.')
+
+
+def _check_available(config, key, frames):
+  """How long a user's own records are is not known before they are read."""
+  if not config.data.records and frames > config.data.num_frames:
+    raise UserError(f'{key} needs {frames} frames, more than '
+                    f'config.data.num_frames={config.data.num_frames}.')
+
+
+def _check_evaluation(config):
+  evaluate, student = config.evaluate, config.student
+  stride = build.tiny_vae(config).time_stride
+  if evaluate.horizon % (student.chunk * stride):
+    raise UserError(
+        f'config.evaluate.horizon={evaluate.horizon} must be a multiple of '
+        f'{student.chunk * stride} frames: config.student.chunk='
+        f'{student.chunk} times the stride {stride} of config.vae.')
+  given = 1 + stride * (student.context_frames - 1)
+  _check_available(
+      config, f'config.evaluate.horizon={evaluate.horizon} after the {given} '
+      'given frames', given + evaluate.horizon)
+  if evaluate.teacher_window <= student.context_frames:
+    raise UserError(
+        f'config.evaluate.teacher_window={evaluate.teacher_window} must be '
+        'more than config.student.context_frames='
+        f'{student.context_frames}.')
+
+
+def _check_loop(config):
+  for key, value in config.loop.items():
+    if value < 1:
+      raise UserError(f'config.loop.{key}={value} must be at least 1.')
+
+
+def _check_order(config):
+  for name in config.stages:
+    stage = config[name]
+    if (stage.paradigm == 'tokenizer') != (name == config.stages[0]):
+      raise UserError(
+          f'config.{name}.paradigm={stage.paradigm!r}: the first of '
+          'config.stages trains the tokenizer, and no other does.')
+    if stage.batch_size % jax.device_count():
+      raise UserError(
+          f'config.{name}.batch_size={stage.batch_size} must be a multiple of '
+          f'the {jax.device_count()} devices.')
+  if config.evaluate.teacher not in config.stages[1:]:
+    raise UserError(
+        f'config.evaluate.teacher={config.evaluate.teacher!r} is not a model '
+        f'among config.stages={tuple(config.stages)}.')

@@ -1,0 +1,87 @@
+"""Every config is a document that can be run."""
+
+import importlib
+import pathlib
+import re
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from configs import base
+from worldsim_jax.data import splits
+from worldsim_jax.train import run
+from worldsim_jax.train import validation
+
+FOLDER = pathlib.Path(base.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
+               if path.stem not in ('base', '__init__'))
+
+
+def module(name):
+  return importlib.import_module(f'configs.{name}')
+
+
+def arguments(name):
+  """The variants that get_config documents: `arg` is '' or 'tiny'."""
+  return re.findall(r"'(\w*)'", module(name).get_config.__doc__)
+
+
+VARIANTS = [(f'{name}_{argument}', name, argument)
+            for name in NAMES for argument in arguments(name)]
+
+
+class ConfigsTest(parameterized.TestCase):
+
+  def test_configs_and_their_variants_were_found(self):
+    self.assertContainsSubset(['quickstart', 'doom'], NAMES)
+    self.assertContainsSubset(
+        [('quickstart', 'smoke'), ('doom', 'tiny')],
+        [(name, argument) for _, name, argument in VARIANTS])
+
+  @parameterized.named_parameters(*VARIANTS)
+  def test_it_builds_and_could_run(self, name, argument):
+    validation.check_run(module(name).get_config(argument))
+
+  @parameterized.named_parameters(*VARIANTS)
+  def test_it_has_the_keys_of_the_base_and_no_others(self, name, argument):
+    keys = lambda config: set(run.flatten(config.to_dict()))
+    self.assertEqual(
+        keys(module(name).get_config(argument)), keys(base.get_config()))
+
+  @parameterized.named_parameters(*VARIANTS)
+  def test_no_test_map_is_trained_on(self, name, argument):
+    data = module(name).get_config(argument).data
+    for split, maps in ('train', data.train_maps), ('test', data.test_maps):
+      self.assertEmpty([m for m in maps if splits.split_of(m) != split])
+
+  @parameterized.parameters(*NAMES)
+  def test_its_docstring_gives_the_command_and_what_it_needs(self, name):
+    text = module(name).__doc__
+    command = re.search(r'^Command:  (.*(?:\\\n.*)*)', text, re.MULTILINE)
+    self.assertIsNotNone(command, text)
+    self.assertIn('python -m worldsim_jax.main', command[1])
+    self.assertIn(f'--config=configs/{name}.py', command[1])
+    self.assertIn('--workdir=', command[1])
+    self.assertRegex(text, r'(?m)^Machine:  .*')
+
+  @parameterized.parameters(*NAMES)
+  def test_its_docstring_names_every_variant(self, name):
+    for argument in filter(None, arguments(name)):
+      self.assertIn(f'--config=configs/{name}.py:{argument}',
+                    module(name).__doc__)
+
+  @parameterized.parameters(*NAMES)
+  def test_an_unknown_variant_is_named_with_those_there_are(self, name):
+    known = ', '.join(filter(None, arguments(name)))
+    with self.assertRaisesRegex(ValueError, f"'huge' is not one of: {known}"):
+      module(name).get_config('huge')
+
+  @parameterized.parameters(*NAMES)
+  def test_two_calls_share_nothing(self, name):
+    one, other = (module(name).get_config() for _ in range(2))
+    one.model.dim += 1
+    self.assertNotEqual(one.model.dim, other.model.dim)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,196 @@
+"""Exact replay: fair players, and numbers that can be checked by hand."""
+
+import functools
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from tests.streaming import tiny_world
+from worldsim_jax.data import records
+from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import films
+from worldsim_jax.evaluate import replay
+from worldsim_jax.models import tiny_vae
+
+GIVEN, HORIZON = 2, 4
+
+
+def config(**evaluate):
+  small = tiny_world.config()
+  small.evaluate.update(dict(num_clips=4, horizon=HORIZON) | evaluate)
+  return small
+
+
+def episode(moves, seed=0):
+  """As long as a clip; frame t differs from the one before by moves[t]."""
+  dice = np.random.default_rng(seed)
+  shades = np.cumsum(moves).astype(np.uint8)
+  rgb = dice.integers(0, 99, (24, 32, 3), dtype=np.uint8) + shades[
+      :, None, None, None]
+  actions = dice.normal(0, 9, (len(moves), 3)).astype(np.float32)
+  return {'rgb': rgb, 'actions': actions, 'caption': f'room {seed}'}
+
+
+def clips():
+  """A clip that moves and one that stands still."""
+  episodes = [episode([0, 9, 9, 9, 9, 9], 1), episode([0] * 6, 2)]
+  return {name: np.stack([e[name] for e in episodes])
+          for name in ('rgb', 'actions', 'caption')}
+
+
+def play(played_clips):
+  teacher = tiny_world.random_variables(tiny_world.config(), seed=7)['student']
+  return replay.play(tiny_world.make(), teacher, played_clips)
+
+
+@functools.cache
+def played():
+  return play(clips())
+
+
+class ClipsTest(absltest.TestCase):
+
+  def clips_of(self, episodes, **evaluate):
+    with mock.patch.object(records, 'Source', lambda *unused: episodes):
+      return replay.test_clips(config(**evaluate), 'folder', GIVEN)
+
+  def test_only_clips_whose_first_new_frame_moves_are_taken(self):
+    early, now, later = (
+        episode([9 * (t == frame) for t in range(6)], seed=frame)
+        for frame in (1, 2, 3))
+    found = self.clips_of([early, now, later, now], min_motion=8.)
+    self.assertEqual(found['rgb'].shape, (2, 6, 24, 32, 3))
+    for index in range(2):
+      np.testing.assert_array_equal(found['rgb'][index], now['rgb'])
+      np.testing.assert_array_equal(found['actions'][index], now['actions'])
+      self.assertEqual(found['caption'][index], 'room 2')
+
+  def test_without_a_clip_that_moves_the_keys_are_named(self):
+    with self.assertRaisesRegex(
+        UserError, r'none of 4 .* 4.0 grey levels \(config.evaluate.min_mot'):
+      self.clips_of([episode([0, 9, 3, 9, 9, 9])], min_motion=4.)
+
+  def test_all_clips_are_taken_if_none_must_move(self):
+    self.assertLen(self.clips_of([episode([0] * 6)], min_motion=0.)['rgb'], 4)
+
+
+class PlayTest(absltest.TestCase):
+
+  def test_every_player_makes_the_future_of_every_clip(self):
+    self.assertCountEqual(
+        played(), ['truth', 'student', 'wrong', 'teacher', 'copy', 'vae'])
+    for film in played().values():
+      self.assertEqual(film.shape, (2, HORIZON, 24, 32, 3))
+      self.assertEqual(film.dtype, np.uint8)
+
+  def test_the_truth_is_what_was_recorded(self):
+    np.testing.assert_array_equal(played()['truth'], clips()['rgb'][:, GIVEN:])
+
+  def test_copying_is_perfect_where_nothing_moves_and_known_where_it_does(self):
+    moving, still = replay.score(played())['copy']
+    np.testing.assert_array_equal(still, 100.)  # The cap of PSNR.
+    shift = 9 * np.arange(1, HORIZON + 1)
+    np.testing.assert_allclose(moving, -20 * np.log10(shift / 255), rtol=1e-6)
+
+  def test_the_ceiling_is_the_truth_through_the_tokenizer(self):
+    world = tiny_world.make()
+    expected = tiny_vae.to_uint8(world.vae.apply(
+        world.vae_variables, tiny_vae.to_float(clips()['rgb'])))
+    difference = played()['vae'].astype(int) - expected[:, GIVEN:]
+    # One program against many: a value may fall to the next grey level.
+    self.assertLessEqual(np.abs(difference).max(), 1)
+
+  def test_the_student_gets_the_actions_and_wrong_the_negated_future(self):
+    world, given = tiny_world.make(), clips()
+    rgb, actions = given['rgb'][:, :GIVEN], given['actions']
+    np.testing.assert_array_equal(
+        played()['student'], world.continue_videos(rgb, actions))
+    actions[:, GIVEN:] *= -1
+    np.testing.assert_array_equal(
+        played()['wrong'], world.continue_videos(rgb, actions))
+    self.assertGreater(np.mean(played()['wrong'] != played()['student']), 0.1)
+
+  def test_no_player_sees_the_future_but_the_ceiling(self):
+    other = clips()
+    other['rgb'][:, GIVEN:] = 255 - other['rgb'][:, GIVEN:]
+    before = {name: x.copy() for name, x in other.items()}
+    blind = play(other)
+    for name in ('student', 'wrong', 'teacher', 'copy'):
+      np.testing.assert_array_equal(blind[name], played()[name], name)
+    self.assertTrue(np.any(blind['vae'] != played()['vae']))
+    for name in before:
+      np.testing.assert_array_equal(other[name], before[name], 'input changed')
+
+
+class NumbersTest(parameterized.TestCase):
+
+  def test_a_summary_holds_means_and_gains(self):
+    ramp = np.arange(20.)  # dB lost by frame
+    scores = {
+        'student': np.stack([30 - ramp, 40 - ramp]),
+        'copy': np.stack([25 - ramp, 35 - ramp]),
+        'wrong': np.stack([28 - ramp, 36 - ramp])}
+    summary, drift = replay.summarise(scores)
+    self.assertEqual(summary['test_clips'], 2)
+    self.assertAlmostEqual(summary['student_psnr_next_frame'], 35)
+    self.assertAlmostEqual(summary['student_psnr_16_frames'], 35 - 7.5)
+    self.assertAlmostEqual(summary['copy_psnr_next_frame'], 30)
+    # The gain is paired: clips differ by 10 dB, the gain over copying does not.
+    for end in ('', '_low', '_high'):
+      self.assertAlmostEqual(
+          summary[f'student_gain_over_copy_next_frame{end}'], 5)
+    gain = 'student_gain_over_wrong_next_frame'
+    self.assertAlmostEqual(summary[gain], 3)
+    self.assertAlmostEqual(summary[f'{gain}_low'], 2)
+    self.assertAlmostEqual(summary[f'{gain}_high'], 4)
+    frame, mean, low, high = drift['student']
+    np.testing.assert_array_equal(frame, np.arange(1, 21))
+    np.testing.assert_allclose(mean, 35 - ramp)
+    np.testing.assert_allclose([low, high], [30 - ramp, 40 - ramp])
+
+  def test_a_score_is_per_clip_and_frame_and_not_of_the_truth(self):
+    scores = replay.score(played())
+    self.assertNotIn('truth', scores)
+    for psnr in scores.values():
+      self.assertEqual(psnr.shape, (2, HORIZON))
+
+  @parameterized.parameters(
+      ((24, 0, 8), 'forward 24, turn left 8'),
+      ((-12.4, 0, 0), 'back 12'),
+      ((0, 24, -8), 'strafe left 24, turn right 8'),
+      ((0, -3, 0), 'strafe right 3'),
+      ((0.4, -0.4, 0), 'stand'))
+  def test_actions_are_described_in_words(self, action, words):
+    self.assertEqual(replay.describe(np.float32(action)), words)
+
+
+class FilmTest(absltest.TestCase):
+
+  def test_a_row_per_clip_shows_the_given_frames_and_then_the_players(self):
+    with mock.patch.object(
+        films, 'side_by_side', wraps=films.side_by_side) as drawn:
+      film = replay.film(played(), clips(), GIVEN, num_clips=9)
+    self.assertLen(drawn.call_args_list, 2)
+    self.assertLen(film, GIVEN + HORIZON)
+    self.assertEqual(film.dtype, np.uint8)
+    columns, _, captions = drawn.call_args_list[1].args
+    self.assertEqual(list(columns), ['true future', 'teacher', 'student'])
+    np.testing.assert_array_equal(columns['true future'], clips()['rgb'][1])
+    for label in ('teacher', 'student'):
+      np.testing.assert_array_equal(
+          columns[label][:GIVEN], clips()['rgb'][1, :GIVEN])
+      np.testing.assert_array_equal(columns[label][GIVEN:], played()[label][1])
+    actions = clips()['actions'][1]
+    self.assertEqual(captions, ['given'] * GIVEN + [
+        replay.describe(a) for a in actions[GIVEN:]])
+
+  def test_a_film_shows_no_more_clips_than_asked_for(self):
+    one, two = (replay.film(played(), clips(), GIVEN, num_clips=n)
+                for n in (1, 2))
+    self.assertLess(one.shape[1], two.shape[1])
+
+
+if __name__ == '__main__':
+  absltest.main()

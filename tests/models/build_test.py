@@ -1,0 +1,110 @@
+"""From configuration to modules that fit each other."""
+
+import json
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from configs import quickstart
+from worldsim_jax.diffusion import flow
+from worldsim_jax.models import build
+
+
+def smoke(**changes):
+  config = quickstart.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def initial_params(config):
+  """Shapes of a transformer's parameters."""
+  return jax.eval_shape(
+      build.transformer(config).init, jax.random.key(0),
+      *build.example_inputs(config))['params']
+
+
+class BuildTest(parameterized.TestCase):
+
+  def test_the_transformer_reads_the_latents_of_the_tokenizer(self):
+    config = smoke()
+    video = jnp.zeros((2, 5, config.data.height, config.data.width, 3))
+    (latents, _), _ = jax.eval_shape(lambda: build.tiny_vae(
+        config).init_with_output(jax.random.key(0), video, method='encode'))
+    height, width = build.latent_size(config)
+    channels = build.transformer(config).latent_channels
+    self.assertEqual(latents.shape, (2, 5, height, width, channels))
+
+  @parameterized.parameters(((1,), 3), ((2,), 6))
+  def test_a_latent_frame_is_told_the_actions_of_all_its_frames(
+      self, strides, components):
+    config = smoke(**{'vae.time_strides': strides})
+    self.assertEqual(build.transformer(config).action_dim, components)
+
+  def test_a_model_without_actions_has_no_weights_for_them(self):
+    has = lambda params: any('action' in name for name in params)
+    self.assertTrue(has(initial_params(smoke())))
+    self.assertFalse(has(initial_params(smoke(**{'data.actions': False}))))
+
+  def test_example_inputs_make_the_weights_of_every_stream(self):
+    params = initial_params(smoke(**{'text.dim': 8}))
+    for part in ('action', 'image', 'text'):
+      self.assertTrue([name for name in params if name.startswith(part)], part)
+    self.assertIn('cross_attn', params['blocks'])
+
+  def test_sizes_follow_from_strides_and_patches(self):
+    config = smoke(
+        **{'data.height': 96, 'data.width': 64, 'model.patch': (2, 1)})
+    self.assertEqual(build.latent_size(config), (12, 8))
+    self.assertEqual(build.tokens_per_frame(config), 12 // 2 * 8)
+
+  @parameterized.parameters(
+      ('data.height', 50, 'config.data.height=50 must be a multiple of 8'),
+      ('data.width', 63, 'config.data.width=63 must be a multiple of 8'),
+      ('model.patch', (4, 1), r'=48 must be a multiple of 32 \(VAE stride 8'))
+  def test_sizes_that_do_not_divide_name_the_key(self, key, value, said):
+    with self.assertRaisesRegex(ValueError, said):
+      build.latent_size(smoke(**{key: value}))
+
+  def test_a_config_read_from_json_builds_equal_modules(self):
+    # They are static arguments of jit: a list would be a new program, or none.
+    config = smoke()
+    read = ml_collections.ConfigDict(json.loads(config.to_json()))
+    self.assertEqual(build.transformer(read), build.transformer(config))
+    self.assertEqual(build.tiny_vae(read), build.tiny_vae(config))
+    hash(build.transformer(read))
+    hash(build.tiny_vae(read))
+    np.testing.assert_array_equal(
+        build.student_sigmas(read), build.student_sigmas(config))
+
+  def test_a_cache_takes_what_the_model_gives(self):
+    config = smoke(**{'model.dtype': 'bfloat16', 'student.window': 3})
+    model, params = build.transformer(config), initial_params(config)
+    cache = build.new_cache(config, batch=2)
+    self.assertEqual(cache.num_slots, 3 + config.student.sink)
+    self.assertTrue(cache.relative)
+    self.assertEqual(cache.k.dtype, jnp.bfloat16)
+    x, timesteps, conditioning = build.example_inputs(config, 2, 1)
+    v, kv = jax.eval_shape(
+        build.velocity_fn(model), params, x, timesteps, conditioning, None,
+        cache)
+    self.assertEqual(v.shape, x.shape)
+    after = jax.eval_shape(cache.append, kv)
+    self.assertEqual(jax.tree.map(jnp.shape, after), jax.tree.map(
+        jnp.shape, cache))
+
+  def test_training_may_ask_for_more_slots(self):
+    self.assertEqual(build.new_cache(smoke(), 2, num_slots=11).num_slots, 11)
+
+  def test_the_students_steps_are_warped_by_its_shift(self):
+    config = smoke(**{'student.shift': 5.})
+    np.testing.assert_array_equal(
+        build.student_sigmas(config),
+        flow.few_step_sigmas((1000, 750, 500, 250), 5.))
+
+
+if __name__ == '__main__':
+  absltest.main()

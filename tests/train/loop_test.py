@@ -1,0 +1,133 @@
+"""The loop, with the smallest real stage: it resumes exactly and stops on NaN."""
+
+import dataclasses
+import functools
+import json
+from unittest import mock
+
+from absl.testing import absltest
+from etils import epath
+import jax
+import numpy as np
+
+from configs import quickstart
+from worldsim_jax.data import pipeline
+from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.train import loop
+from worldsim_jax.train import stages
+from worldsim_jax.train.metrics import NonFiniteLoss
+
+NUM_STEPS = 6
+
+
+class Interrupted(Exception):
+  """Stands for whatever ends a process."""
+
+
+class Batches:
+  """An iterator that remembers what it gave, and may fail or give NaN.
+
+  The loop counts FLOPs with one batch that it gives back: what is asked for
+  here are numbers of steps.
+  """
+
+  def __init__(self, batches, fail_at=None, nan_at=None):
+    self._batches, self._fail_at, self._nan_at = batches, fail_at, nan_at
+    self.get_state, self.set_state = batches.get_state, batches.set_state
+    self.given = []
+
+  def __next__(self):
+    steps = len(self.given) - 1
+    if steps == self._fail_at:
+      raise Interrupted
+    rgb = next(self._batches)['rgb'].astype(np.float32) / 255
+    self.given.append(np.full_like(rgb, np.nan) if steps == self._nan_at
+                      else rgb)
+    return {'rgb': self.given[-1]}
+
+
+@functools.cache
+def films():
+  dice = np.random.default_rng(0)
+  films = dice.integers(0, 256, (20, 6, 16, 24, 3), dtype=np.uint8)
+  return [{'rgb': rgb} for rgb in films]
+
+
+def config():
+  small = quickstart.get_config('smoke')
+  small.data.update(dict(height=16, width=24))
+  small.tokenizer.update(dict(num_steps=NUM_STEPS, clip_frames=2))
+  small.loop.update(dict(log_every=1, save_every=2))
+  return small
+
+
+class LoopTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.fitted = 0
+    # Eight devices are the business of mesh_test: here they cost compilations.
+    one = meshes.make_mesh(jax.devices()[:1])
+    self.enter_context(mock.patch.object(meshes, 'make_mesh', lambda: one))
+
+  def train(self, workdir, save_every=2, **trouble):
+    """Runs or resumes the stage; self.batches is what it was given."""
+
+    def make_batches():
+      self.batches = Batches(pipeline.make_iterator(
+          films(), batch_size=8, clip_frames=2, seed=0, fields=('rgb',),
+          num_threads=1), **trouble)
+      return self.batches
+
+    def some_films():
+      self.fitted += 1
+      return (film['rgb'][None] for film in films())
+
+    stage = stages.tokenizer('tokenizer', stages.Inputs(
+        config(), {}, lambda unused_stage: make_batches, some_films))
+    settings = config().loop
+    settings.save_every = save_every
+    return loop.train(stage, settings, 0, workdir, {})
+
+  def folder(self):
+    return epath.Path(self.create_tempdir().full_path)
+
+  def test_a_run_that_was_interrupted_ends_as_one_that_was_not(self):
+    whole, parts = self.folder(), self.folder()
+    expected = self.train(whole)
+    uninterrupted = self.batches.given[1:]
+    self.assertLen(uninterrupted, NUM_STEPS)
+    self.assertEqual(self.fitted, 1)
+
+    with self.assertRaises(Interrupted):
+      self.train(parts, fail_at=3)
+    self.assertEqual(self.fitted, 2)
+    resumed = self.train(parts)
+    self.assertEqual(self.fitted, 2, 'a resumed stage is not fitted again')
+    jax.tree.map(np.testing.assert_array_equal, resumed, expected)
+    # From the checkpoint on, step 2, the data are the same too.
+    np.testing.assert_array_equal(self.batches.given[1:], uninterrupted[2:])
+    steps = [json.loads(line)['step'] for line in (
+        parts / 'metrics.jsonl').read_text().splitlines()]
+    self.assertEqual(steps, list(range(NUM_STEPS)))
+
+    # Done is done: nothing but the count of FLOPs asks for data.
+    again = self.train(parts)
+    jax.tree.map(np.testing.assert_array_equal, again, expected)
+    self.assertLen(self.batches.given, 1)
+
+  def test_nan_stops_with_stage_and_step_and_is_not_saved(self):
+    workdir = self.folder()
+    with self.assertRaisesRegex(
+        NonFiniteLoss, 'tokenizer: loss is nan at step 3'):
+      self.train(workdir, save_every=1, nan_at=3)
+    self.assertTrue((workdir / 'tokenizer' / '3').exists())
+    self.assertFalse((workdir / 'tokenizer' / '4').exists())
+    # It can be resumed from there, so what was saved is finite.
+    state = self.train(workdir)
+    for leaf in jax.tree.leaves(state):
+      self.assertTrue(np.isfinite(leaf).all())
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,151 @@
+"""A config that cannot run says so first, by the key to change."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import ml_collections
+
+from configs import quickstart
+from worldsim_jax.errors import UserError
+from worldsim_jax.train import validation
+
+
+def smoke(**changes):
+  """The smoke config with changes by dotted key."""
+  config = quickstart.get_config('smoke')
+  with config.ignore_type():
+    config.update_from_flattened_dict(changes)
+  return config
+
+
+STRIDED = {'vae.time_strides': (2,), 'tokenizer.clip_frames': 5}
+
+# Name, changes, what the message must hold.
+WRONG = (
+    ('unknown_stage', {'stages': ('tokenizer', 'warp')},
+     "config.stages names 'warp', but config.warp does not exist"),
+    ('unknown_paradigm', {'teacher.paradigm': 'magic'},
+     "config.teacher.paradigm='magic' is not one of ('tokenizer', "),
+    ('start_not_before', {'teacher_forcing.start_from': 'self_forcing'},
+     "config.teacher_forcing.start_from='self_forcing' is not a model among "
+     "the stages before it, ('teacher',)"),
+    ('start_from_tokenizer', {'teacher_forcing.start_from': 'tokenizer'},
+     "config.teacher_forcing.start_from='tokenizer' is not a model"),
+    ('teacher_not_before', {'self_forcing.teacher': 'x'},
+     "config.self_forcing.teacher='x' is not a model"),
+    ('warm_up_longer_than_training', {'teacher.optimizer.warmup_steps': 9},
+     'config.teacher: warmup_steps=9 is longer than the 6 updates'),
+    ('warm_up_counts_updates', {'self_forcing.optimizer.warmup_steps': 3},
+     'config.self_forcing: warmup_steps=3 is longer than the 2 updates'),
+    ('critic_warm_up', {'self_forcing.critic.optimizer.warmup_steps': 7},
+     'config.self_forcing.critic: warmup_steps=7 is longer than the 6'),
+    ('unknown_schedule', {'teacher.optimizer.schedule': 'zigzag'},
+     "config.teacher: schedule='zigzag' is not one of"),
+    ('frames_not_divisible', {'data.height': 50},
+     'config.data.height=50 must be a multiple of 8'),
+    ('patch_not_divisible', {'model.patch': (4, 1)},
+     'config.data.height=48 must be a multiple of 32'),
+    ('heads_do_not_divide', {'model.num_heads': 5},
+     'config.model.dim=32 must be a multiple of config.model.num_heads=5'),
+    ('heads_too_small', {'model.num_heads': 16}, 'config.model.num_heads'),
+    ('unknown_remat', {'model.remat': 'some'}, 'config.model.remat'),
+    ('unknown_attention', {'model.attention': 'x'}, 'config.model.attention'),
+    ('unknown_dtype', {'model.dtype': 'float33'}, 'config.model'),
+    ('residual_without_image', {'model.image': False}, 'config.model.image'),
+    ('vae_stages_differ', {'vae.time_strides': (1, 1)}, 'config.vae'),
+    ('sink_without_window', {'student.sink': -3}, 'config.student.sink'),
+    ('steps_do_not_decrease', {'student.timesteps': (500, 750)},
+     'config.student.timesteps'),
+    ('chunk_and_context', {'student.chunk': 3},
+     'config.student.chunk=3 must divide config.student.context_frames=2'),
+    ('chunk_and_clip',
+     {'student.chunk': 2, 'teacher_forcing.clip_frames': 5},
+     'config.student.chunk=2 must divide config.teacher_forcing.clip_frames=5'),
+    ('window_too_small', {'student.window': 1},
+     'config.student.window=1 must hold at least config.student.chunk=1 and '
+     'config.student.context_frames=2'),
+    ('clip_longer_than_films', {'tokenizer.clip_frames': 21},
+     'config.tokenizer.clip_frames=21 needs 21 frames, more than '
+     'config.data.num_frames=20'),
+    ('latent_clip_longer_than_films', STRIDED | {'teacher.clip_frames': 11},
+     'config.teacher.clip_frames=11 needs 21 frames, more than '
+     'config.data.num_frames=20'),
+    ('clip_and_stride', STRIDED | {'tokenizer.clip_frames': 4},
+     'config.tokenizer.clip_frames=4 must be 1 + 2 n'),
+    ('nothing_to_denoise', {'teacher_forcing.clip_frames': 2},
+     'config.teacher_forcing.clip_frames=2 must be more than '
+     'config.student.context_frames=2'),
+    ('nothing_left_of_a_clip', {'teacher.max_context_frames': 4},
+     'config.teacher.max_context_frames=4 must be less than '
+     'config.teacher.clip_frames=4'),
+    ('sinks_leave_no_room', {'student.sink': 3},
+     'config.self_forcing.clip_frames=4 must be at least '
+     'config.student.context_frames=2 plus config.student.sink=3'),
+    ('horizon_and_stride', STRIDED | {'evaluate.horizon': 7},
+     'config.evaluate.horizon=7 must be a multiple of 2 frames'),
+    ('horizon_longer_than_films', {'evaluate.horizon': 19},
+     'config.evaluate.horizon=19 after the 2 given frames needs 21 frames, '
+     'more than config.data.num_frames=20'),
+    ('teacher_window', {'evaluate.teacher_window': 2},
+     'config.evaluate.teacher_window=2 must be more than '
+     'config.student.context_frames=2'),
+    ('never_saved', {'loop.save_every': 0}, 'config.loop.save_every=0 must be'),
+)
+
+# The same for what matters to a whole run only.
+WRONG_RUN = (
+    ('no_tokenizer', {'stages': ('teacher',)},
+     "config.teacher.paradigm='full_sequence': the first of config.stages"),
+    ('two_tokenizers',
+     {'teacher.paradigm': 'tokenizer', 'stages': ('tokenizer', 'teacher')},
+     "config.teacher.paradigm='tokenizer': the first of config.stages"),
+    ('nothing_but_a_tokenizer', {'stages': ('tokenizer',)},
+     "config.evaluate.teacher='teacher' is not a model among config.stages="
+     "('tokenizer',)"),
+    ('no_stages', {'stages': ()}, 'config.stages=()'),
+    ('evaluated_teacher', {'evaluate.teacher': 'tokenizer'},
+     "config.evaluate.teacher='tokenizer' is not a model among"),
+    ('batch_and_devices', {'teacher.batch_size': 9},
+     'config.teacher.batch_size=9 must be a multiple of the 8 devices'),
+)
+
+
+class ValidationTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*WRONG)
+  def test_what_cannot_run_is_one_line_that_names_the_key(self, changes, said):
+    self.assertRefused(validation.check, changes, said)
+
+  @parameterized.named_parameters(*WRONG_RUN)
+  def test_a_whole_run_needs_more(self, changes, said):
+    validation.check(smoke(**changes))
+    self.assertRefused(validation.check_run, changes, said)
+
+  def test_a_whole_run_needs_the_rest_too(self):
+    for _, changes, said in WRONG[:3]:
+      self.assertRefused(validation.check_run, changes, said)
+
+  def assertRefused(self, check, changes, said):
+    with self.assertRaises(UserError) as caught:
+      check(smoke(**changes))
+    self.assertIn(said, str(caught.exception))
+    self.assertLen(str(caught.exception).splitlines(), 1)
+
+  @parameterized.named_parameters(
+      ('merged_frames', STRIDED),
+      ('longest_clip', {'teacher.clip_frames': 20}),
+      ('longest_horizon', {'evaluate.horizon': 18}),
+      ('longest_latent_clip', STRIDED | {'teacher.clip_frames': 10}),
+      # How long a user's films are is not known yet.
+      ('own_records', {'data.records': 'x', 'evaluate.horizon': 99}))
+  def test_what_can_run_passes(self, changes):
+    validation.check_run(smoke(**changes))
+
+  def test_a_config_is_left_as_it_was(self):
+    config = smoke()
+    validation.check_run(config)
+    self.assertEqual(config, smoke())
+    self.assertIsInstance(config, ml_collections.ConfigDict)
+
+
+if __name__ == '__main__':
+  absltest.main()
