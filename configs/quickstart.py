@@ -22,16 +22,16 @@ def get_config(arg: str = '') -> ConfigDict:
       time_strides=(1,), blocks_per_stage=1, patch=4, shortcut=True))
   config.model.update(dict(
       dim=128, ffn_dim=512, num_heads=2, num_layers=4, patch=(1, 1)))
-  config.tokenizer.update(dict(num_steps=300, batch_size=8, clip_frames=4))
+  config.tokenizer.update(dict(num_steps=150, batch_size=8, clip_frames=4))
   config.tokenizer.optimizer.update(
       dict(learning_rate=2e-3, frozen=('shortcut',)))
   config.student.update(dict(window=4, sink=1))  # as many as a training clip
   config.data.update(dict(tics_per_frame=2, frames_per_second=17.5))
-  config.teacher.num_steps = 160
-  config.teacher_forcing.num_steps = 280
+  config.teacher.num_steps = 150
+  config.teacher_forcing.num_steps = 220
   for name in ('teacher', 'teacher_forcing'):
     config[name].optimizer.learning_rate = 2e-3
-  config.self_forcing.update(dict(num_steps=80, batch_size=8, ema=0.9))
+  config.self_forcing.update(dict(num_steps=60, batch_size=8, ema=0.9))
   config.evaluate.update(dict(num_clips=64, horizon=20, teacher_steps=10))
   config.self_forcing.optimizer.update(dict(learning_rate=2e-5, warmup_steps=1))
   config.self_forcing.critic.optimizer.update(

@@ -75,7 +75,9 @@ MODES = {'train': _train, 'evaluate': _evaluate, 'sample': _sample,
 
 def _needed(flag):
   try:
-    value = flag.value  # A config file is read here.
+    value = flag.value
+    if flag is _CONFIG and value is not None:
+      value.keys()  # One that could not be read raises when it is used.
   except OSError as e:
     reason = str(e).strip().splitlines()[-1]
     raise UserError(f'--{flag.name} cannot be read: {reason}') from e

@@ -1,4 +1,5 @@
-"""The loop, with the smallest real stage: it resumes exactly and stops on NaN."""
+"""The loop, with the smallest real stage: it resumes exactly and stops on
+NaN."""
 
 import dataclasses
 import functools
@@ -15,9 +16,11 @@ from worldsim_jax.data import pipeline
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.train import loop
 from worldsim_jax.train import stages
+from worldsim_jax.train import state as train_state
 from worldsim_jax.train.metrics import NonFiniteLoss
 
 NUM_STEPS = 6
+MAKE_TRAIN_STEP = functools.cache(train_state.make_train_step)
 
 
 class Interrupted(Exception):
@@ -61,33 +64,43 @@ def config():
   return small
 
 
+@functools.cache
+def tokenizer_stage() -> loop.Stage:
+  return stages.tokenizer('tokenizer', stages.Inputs(
+      config(), {}, lambda unused_stage: None,
+      lambda: (film['rgb'][None] for film in films())))
+
+
 class LoopTest(absltest.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.fitted = 0
-    # Eight devices are the business of mesh_test: here they cost compilations.
+    # One program for all, on one device: what the loop does around it is tested
+    # here. See run_test for processes, mesh_test for devices.
     one = meshes.make_mesh(jax.devices()[:1])
     self.enter_context(mock.patch.object(meshes, 'make_mesh', lambda: one))
+    self.enter_context(
+        mock.patch.object(train_state, 'make_train_step', MAKE_TRAIN_STEP))
+    self.fitted = 0
 
   def train(self, workdir, save_every=2, **trouble):
     """Runs or resumes the stage; self.batches is what it was given."""
 
-    def make_batches():
+    def batches():
       self.batches = Batches(pipeline.make_iterator(
           films(), batch_size=8, clip_frames=2, seed=0, fields=('rgb',),
           num_threads=1), **trouble)
       return self.batches
 
-    def some_films():
+    def fit(params):
       self.fitted += 1
-      return (film['rgb'][None] for film in films())
+      return tokenizer_stage().fit(params)
 
-    stage = stages.tokenizer('tokenizer', stages.Inputs(
-        config(), {}, lambda unused_stage: make_batches, some_films))
     settings = config().loop
     settings.save_every = save_every
-    return loop.train(stage, settings, 0, workdir, {})
+    return loop.train(
+        dataclasses.replace(tokenizer_stage(), batches=batches, fit=fit),
+        settings, seed=0, workdir=workdir, fingerprint={})
 
   def folder(self):
     return epath.Path(self.create_tempdir().full_path)
