@@ -1,5 +1,4 @@
-"""The loop, with the smallest real stage: it resumes exactly and stops on
-NaN."""
+"""The loop with the smallest real stage: exact resume, and a stop on NaN."""
 
 import dataclasses
 import functools
@@ -110,6 +109,8 @@ class LoopTest(absltest.TestCase):
     expected = self.train(whole)
     uninterrupted = self.batches.given[1:]
     self.assertLen(uninterrupted, NUM_STEPS)
+    # The batch of which FLOPs are counted is the first one, given back.
+    np.testing.assert_array_equal(self.batches.given[0], uninterrupted[0])
     self.assertEqual(self.fitted, 1)
 
     with self.assertRaises(Interrupted):

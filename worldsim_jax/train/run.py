@@ -23,6 +23,7 @@ from worldsim_jax.streaming.world import World
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import datasets
 from worldsim_jax.train import loop
+from worldsim_jax.train import metrics as metrics_lib
 from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import validation
 
@@ -100,6 +101,9 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
       played, clips, world.context_frames, config.evaluate.film_clips)
   path = workdir / 'films.mp4'
   video_files.write_mp4(path, film, config.data.frames_per_second)
+  with metrics_lib.MetricLogger(
+      workdir, stage='evaluation', num_steps=1) as logger:
+    logger.films(0, 'films', film, config.data.frames_per_second)
   report.training_report(
       workdir, summary, {'True future, teacher, student': path}, config,
       {'PSNR against the true future (dB)': drift}, x_label='frame')
