@@ -12,6 +12,7 @@ from absl import logging
 from ml_collections import config_flags
 
 from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import host_memory
 
 BAD_INPUT = 2  # exit code
 
@@ -113,6 +114,7 @@ def parse_flags(argv):
 
 def run():
   """The console entry: exit code 2 and one line for what the user can mend."""
+  host_memory.keep()
   try:
     app.run(main, flags_parser=parse_flags)
   except UserError as e:
