@@ -121,10 +121,12 @@ class SessionTest(absltest.TestCase):
     self.assertGreater(np.mean(np.asarray(frames != other)), 0.1)
     self.assertTrue(np.isfinite(session.video.last_frame).all())
     cache = session.video.cache
-    # Two sinks, four latest of 2 + 46 frames; at positions that stay small.
-    self.assertCountEqual(cache.position, [0, 1, 44, 45, 46, 47])
-    self.assertCountEqual(cache.slot_positions(), range(6))
-    self.assertEqual(cache.next_positions(1).tolist(), [6])
+    # The sinks and the latest of 2 + 46 frames, at positions that stay small.
+    student = self.world.config.student
+    kept = [*range(student.sink), *range(48 - student.window, 48)]
+    self.assertCountEqual(cache.position, kept)
+    self.assertCountEqual(cache.slot_positions(), range(len(kept)))
+    self.assertEqual(cache.next_positions(1).tolist(), [len(kept)])
 
 
 class StrideTest(absltest.TestCase):

@@ -62,7 +62,8 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
       made['text'] = embed([episode['caption']])[0]
     return {name: np.asarray(x, np.float32) for name, x in made.items()}
 
-  name = f'latents-{_digest(variables)}-{config.text.encoder}'
+  text = config.text
+  name = f'latents-{_digest(variables)}-{text.encoder}{text.length}'
   return records.derive(directory, _data_dir(config, workdir), name, transform)
 
 
