@@ -16,7 +16,9 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.streaming import export
 from worldsim_jax.streaming import files
 
-SAVED = pathlib.Path(absltest.get_default_test_tmpdir()) / 'export_test'
+# Of this process: someone else may be running the same tests.
+SAVED = pathlib.Path(
+    absltest.get_default_test_tmpdir(), f'export_test.{os.getpid()}')
 SEED = 1
 
 # Another process, with one device, that has seen nothing but the files.

@@ -20,7 +20,9 @@ from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 
-SAVED = pathlib.Path(absltest.get_default_test_tmpdir()) / 'files_test'
+# Of this process: someone else may be running the same tests.
+SAVED = pathlib.Path(
+    absltest.get_default_test_tmpdir(), f'files_test.{os.getpid()}')
 
 
 def setUpModule():

@@ -20,7 +20,9 @@ from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.train import datasets
 
-WORKDIR = pathlib.Path(absltest.get_default_test_tmpdir()) / 'datasets_test'
+# Of this process: someone else may be running the same tests.
+WORKDIR = pathlib.Path(
+    absltest.get_default_test_tmpdir(), f'datasets_test.{os.getpid()}')
 
 
 def setUpModule():
