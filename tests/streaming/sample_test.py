@@ -1,10 +1,8 @@
 """Films from action scripts and files."""
 
-import functools
 import json
 import os
 import pathlib
-import shutil
 from unittest import mock
 
 from absl.testing import absltest
@@ -18,20 +16,6 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming import sample
 
-# Of this process: someone else may be running the same tests.
-SAVED = pathlib.Path(
-    absltest.get_default_test_tmpdir(), f'sample_test.{os.getpid()}')
-LOAD = functools.cache(files.load)  # The programs of a world compile once.
-
-
-def setUpModule():
-  shutil.rmtree(SAVED, ignore_errors=True)
-  files.save(tiny_world.make(), SAVED)
-
-
-def tearDownModule():
-  shutil.rmtree(SAVED)
-
 
 class SampleTest(parameterized.TestCase):
 
@@ -39,10 +23,12 @@ class SampleTest(parameterized.TestCase):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
     self.target = str(self.folder / 'film.mp4')
-    self.enter_context(mock.patch.object(files, 'load', LOAD))
+    # A world from disk would compile its programs anew.
+    self.enter_context(mock.patch.object(
+        files, 'load', lambda unused_source: tiny_world.make()))
 
   def sample(self, actions, target=None, **kwargs):
-    sample.sample(SAVED, target or self.target, actions, **kwargs)
+    sample.sample('source', target or self.target, actions, **kwargs)
     return video_files.read(
         target or self.target, height=24, width=32,
         frames_per_second=tiny_world.config().data.frames_per_second)
@@ -53,7 +39,7 @@ class SampleTest(parameterized.TestCase):
 
   def test_the_film_is_what_the_world_shows(self):
     film = self.sample('forward', seed=1)
-    world = LOAD(SAVED)
+    world = tiny_world.make()
     _, frames = world.step(world.stream(seed=1), 'forward')
     # H.264 is lossy, most of all in the colours of noise: compare greys.
     greys = [np.mean(x, axis=-1).ravel() for x in (film[0], frames[0])]

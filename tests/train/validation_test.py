@@ -57,6 +57,7 @@ WRONG = (
      'config.student.timesteps'),
     ('chunk_and_context', {'student.chunk': 3},
      'config.student.chunk=3 must divide config.student.context_frames=2'),
+    ('no_chunk', {'student.chunk': 0}, 'config.student.chunk=0 must divide'),
     ('chunk_and_clip',
      {'student.chunk': 2, 'teacher_forcing.clip_frames': 5},
      'config.student.chunk=2 must divide config.teacher_forcing.clip_frames=5'),

@@ -23,11 +23,11 @@ def check(config):
   """Raises UserError for stages and models that cannot be."""
   try:
     _check_stages(config)
-    _check_models(config)
     _check_student(config)
     _check_clips(config)
     _check_evaluation(config)
     _check_loop(config)
+    _check_models(config)
   except UserError:
     raise
   except (ValueError, TypeError) as e:
@@ -84,7 +84,7 @@ def _check_models(config):
 def _check_student(config):
   student = config.student
   flow.few_step_sigmas(tuple(student.timesteps), student.shift)
-  if student.context_frames % student.chunk:
+  if student.chunk < 1 or student.context_frames % student.chunk:
     raise UserError(
         f'config.student.chunk={student.chunk} must divide '
         f'config.student.context_frames={student.context_frames}.')
