@@ -10,7 +10,6 @@ import math
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import jax
@@ -18,7 +17,6 @@ import jax
 from worldsim_jax.evaluate import report
 from worldsim_jax.train import metrics
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE_COLUMNS = 120  # A wider table is turned on its side.
 GIB = 2**30
 
@@ -38,7 +36,7 @@ def environment() -> dict:
   """What the figures depend on besides the code's arguments."""
   used, total = metrics.memory()
   now = datetime.datetime.now(datetime.timezone.utc)
-  found = report.versions() | {'commit': commit()}
+  found = {'commit': 'unknown'} | report.versions()
   found.pop('device')
   if 'torch' in sys.modules:
     found['torch'] = importlib.metadata.version('torch')
@@ -50,28 +48,6 @@ def environment() -> dict:
       'memory_gib': round(used / GIB, 3),
       'memory_available_gib': round(total / GIB, 3),
       'load_average_1_minute': round(os.getloadavg()[0], 2)}
-
-
-def commit() -> str:
-  """What was run; new results in the checkout are no change of it.
-
-  A machine that has the files without the repository is told by $COMMIT.
-  """
-  if 'COMMIT' in os.environ:
-    return os.environ['COMMIT']
-  try:
-    revision = _git('rev-parse', '--short=12', 'HEAD')
-    changes = _git('status', '--porcelain', '--', '.', ':!benchmarks/results')
-  except (OSError, subprocess.SubprocessError):  # No git, or no repository.
-    return 'unknown'
-  return revision + (' with changes' if changes else '')
-
-
-def _git(*arguments) -> str:
-  done = subprocess.run(
-      ['git', *arguments], cwd=ROOT, capture_output=True, text=True,
-      timeout=10, check=True)
-  return done.stdout.strip()
 
 
 def write(out, name: str, result: dict) -> pathlib.Path:

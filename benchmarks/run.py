@@ -17,6 +17,7 @@ from ml_collections import config_flags
 import benchmarks
 from benchmarks import results
 from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import host_memory
 
 BAD_INPUT = 2  # exit code
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -108,6 +109,7 @@ def parse_flags(argv):
 
 
 if __name__ == '__main__':
+  host_memory.use_huge_pages()  # As the program that is measured.
   try:
     app.run(main, flags_parser=parse_flags)
   except UserError as e:

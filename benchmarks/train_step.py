@@ -24,7 +24,7 @@ TERA = 1e12
 
 
 def benchmark(options):
-  """A row per stage of the config, in order."""
+  """A row per stage of the config, in order; of one that fails, its error."""
   rows, trained = [], {}
   for name in options.config.stages:
     inputs = stage_lib.Inputs(
@@ -34,7 +34,10 @@ def benchmark(options):
     stage = stage_lib.PARADIGMS[paradigm](name, inputs)
     # What later stages start from: the same shapes as after training.
     trained[name] = stage.init()[name]
-    rows.append(_measure(stage, options))
+    try:
+      rows.append(_measure(stage, options))
+    except jax.errors.JaxRuntimeError as e:  # Mostly memory; others may fit.
+      rows.append({'stage': name, 'error': str(e).splitlines()[0]})
   return rows
 
 
@@ -90,8 +93,7 @@ def _measure(stage, options):
   batch = meshes.place_batch(mesh, next(stage.batches()))
   cycle = max(update.every for update in stage.updates)
   step_flops = flops.count(
-      step_fn, state, frozen, batch,
-      rates=flops.Rates(while_trips=stage.rollout_steps, cond=1 / cycle))
+      step_fn, state, frozen, batch, rates=stage.rates)
 
   def steps(count):
     nonlocal state  # The step consumes it.

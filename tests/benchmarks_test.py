@@ -107,17 +107,6 @@ class ResultsTest(absltest.TestCase):
     wide = results.table([{f'column_{i:03d}': i for i in range(20)}])
     self.assertLen(wide.splitlines(), 20)
 
-  def test_new_results_are_no_change_of_the_commit(self):
-    answers = {'rev-parse': 'abc', 'status': ''}
-    with mock.patch.object(results, '_git') as git:
-      git.side_effect = lambda verb, *_: answers[verb]
-      self.assertEqual(results.commit(), 'abc')
-      self.assertIn(':!benchmarks/results', git.call_args.args)
-      answers['status'] = ' M file'
-      self.assertEqual(results.commit(), 'abc with changes')
-      with mock.patch.dict(os.environ, {'COMMIT': 'told'}):
-        self.assertEqual(results.commit(), 'told')
-
   def test_a_gpu_names_its_folder(self):
     gpu = mock.Mock(platform='gpu', device_kind='NVIDIA H100 80GB HBM3')
     for count, slug in ((1, 'nvidia-h100-80gb-hbm3'),

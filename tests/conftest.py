@@ -6,10 +6,14 @@ before it. Set JAX_PLATFORMS to run the tests on an accelerator.
 A test that starts a process hands it this environment. One that measures or
 trains there as a user would, on one device, takes XLA_FLAGS out.
 
+Programs are compiled with less optimisation, in half the time; they are too
+small to need it.
+
 There is no persistent compilation cache: tests kill processes at any moment,
 which may leave half an entry, and they count compilations.
 """
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -20,9 +24,15 @@ if 'jax' in sys.modules:
   raise RuntimeError('jax was imported before tests/conftest.py set XLA_FLAGS')
 
 _DEVICES = '--xla_force_host_platform_device_count'
-_xla_flags = os.environ.get('XLA_FLAGS', '')
-if _DEVICES not in _xla_flags:
-  os.environ['XLA_FLAGS'] = f'{_xla_flags} {_DEVICES}=8'.strip()
+_FAST_COMPILES = ('--xla_backend_optimization_level=0',
+                  '--xla_cpu_use_fusion_emitters=false')
+_xla_flags = os.environ.get('XLA_FLAGS', '').split()
+if not any(flag.startswith(_DEVICES) for flag in _xla_flags):
+  _xla_flags.append(f'{_DEVICES}=8')
+  # XLA ends the process when it does not know a flag: only where we saw it.
+  if importlib.metadata.version('jaxlib').startswith('0.10.'):
+    _xla_flags.extend(_FAST_COMPILES)
+os.environ['XLA_FLAGS'] = ' '.join(_xla_flags)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's C++ log.
 logging.getLogger('jax').setLevel(logging.WARNING)

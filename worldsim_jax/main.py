@@ -114,7 +114,7 @@ def parse_flags(argv):
 
 def run():
   """The console entry: exit code 2 and one line for what the user can mend."""
-  host_memory.keep()
+  host_memory.use_huge_pages()
   try:
     app.run(main, flags_parser=parse_flags)
   except UserError as e:

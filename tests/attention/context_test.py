@@ -51,26 +51,37 @@ class ContextTest(parameterized.TestCase):
     )
 
   def test_a_noisy_chunk_reads_the_clean_past_and_itself(self):
-    found = context.teacher_forcing(4, chunk=2)
+    found = context.teacher_forcing(6, chunk=2)
     self.assertMask(
         found.mask,
         [
-            '11000000',  # clean chunk 0
-            '11000000',
-            '11110000',  # clean chunk 1
-            '11110000',
-            '00001100',  # noisy chunk 0
-            '00001100',
-            '11000011',  # noisy chunk 1
-            '11000011',
+            '1100000000',  # clean chunk 0
+            '1100000000',
+            '1111000000',  # clean chunk 1
+            '1111000000',
+            '0000110000',  # noisy chunk 0
+            '0000110000',
+            '1100001100',  # noisy chunk 1
+            '1100001100',
+            '1111000011',  # noisy chunk 2
+            '1111000011',
         ],
     )
-    np.testing.assert_array_equal(found.positions, [0, 1, 2, 3, 0, 1, 2, 3])
+    np.testing.assert_array_equal(
+        found.positions, [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    )
+
+  def test_noisy_chunks_that_no_one_wants_are_left_out(self):
+    found = context.teacher_forcing(4, chunk=1, first=2)
+    self.assertMask(found.mask, ['10000', '11000', '11100', '11010', '11101'])
+    np.testing.assert_array_equal(found.positions, [0, 1, 2, 2, 3])
+    whole_chunks = context.teacher_forcing(4, chunk=2, first=3)
+    np.testing.assert_array_equal(whole_chunks.positions, [0, 1, 2, 3])
 
   @parameterized.parameters((1, 1), (3, 1), (2, 3), (7, 3))
-  def test_teacher_forcing_allows_n_times_n_plus_1_block_pairs(self, n, b):
+  def test_teacher_forcing_allows_n_squared_block_pairs(self, n, b):
     mask = context.teacher_forcing(n * b, chunk=b).mask
-    self.assertEqual(np.sum(mask), n * (n + 1) * b**2)
+    self.assertEqual(np.sum(mask), n**2 * b**2)
 
   def test_positions_count_the_frames(self):
     np.testing.assert_array_equal(

@@ -4,9 +4,11 @@ import base64
 from html import parser
 import json
 import math
+import os
 import pathlib
 import re
 import subprocess
+from unittest import mock
 import xml.etree.ElementTree as ElementTree
 
 from absl.testing import absltest
@@ -293,6 +295,19 @@ class VersionsTest(absltest.TestCase):
       self.skipTest('not a checkout with a commit')
     commit = report.versions()['commit'].removesuffix(' with changes')
     self.assertStartsWith(head.stdout, commit)
+
+  def test_new_results_are_no_change_of_the_commit(self):
+    answers = {'rev-parse': 'abc', 'status': ''}
+    with mock.patch.object(report, '_git') as git:
+      git.side_effect = lambda root, verb, *_: answers[verb]
+      self.assertEqual(report.commit(), 'abc')
+      self.assertIn(':!benchmarks/results', git.call_args.args)
+      answers['status'] = ' M file'
+      self.assertEqual(report.commit(), 'abc with changes')
+
+  def test_a_machine_without_the_repository_is_told_the_commit(self):
+    with mock.patch.dict(os.environ, {'COMMIT': 'told'}):
+      self.assertEqual(report.versions()['commit'], 'told')
 
 
 if __name__ == '__main__':

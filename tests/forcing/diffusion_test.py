@@ -9,12 +9,14 @@ import numpy as np
 
 from worldsim_jax.attention import kv_cache
 from worldsim_jax.diffusion import objective
+from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.models.transformer import VideoTransformer
 
 B, F, H, W, C, A = 2, 4, 2, 3, 3, 2
 CHUNK = 2
+PAST = F - CHUNK  # clean frames in front of the noisy ones
 CONFIG = types.SimpleNamespace(
     shift=3.0, weight='none', guidance_dropout=0.0, max_context_frames=1
 )
@@ -84,8 +86,11 @@ class TeacherForcingTest(absltest.TestCase):
         lambda s: np.float32(0.2 * rng.normal(size=s.shape)), shapes['params']
     )
 
-    (loss, _), asked, v = run(teacher_forcing(), apply, params)
-    x, timesteps, given, _ = asked
+    (loss, _), asked, v = run(teacher_forcing(context_frames=0), apply, params)
+    x, timesteps, _, _ = asked
+    noisy, levels = x[:, PAST:], timesteps[:, PAST:]
+    image = batches.image_before_chunks(BATCH['latents'], CHUNK)
+    given = Conditioning(actions=BATCH['actions']).with_image(*image)
     cache = kv_cache.empty(
         num_layers=2,
         batch=B,
@@ -95,40 +100,62 @@ class TeacherForcingTest(absltest.TestCase):
         head_dim=8,
     )
     for first in range(0, F, CHUNK):
-      clean, noisy = (
-          slice(first + half, first + half + CHUNK) for half in (0, F)
-      )
-      here = given.frames(first, CHUNK)
+      here = slice(first, first + CHUNK)
+      streams = given.frames(first, CHUNK)
       alone, _ = apply(
-          params, x[:, noisy], timesteps[:, noisy], here, None, cache
+          params, noisy[:, here], levels[:, here], streams, None, cache
       )
       # Two layers of fp32 sums in another order, values near 1.
-      np.testing.assert_allclose(v[:, noisy], alone, atol=1e-5)
-      _, kv = apply(params, x[:, clean], timesteps[:, clean], here, None, cache)
+      np.testing.assert_allclose(v[:, PAST:][:, here], alone, atol=1e-5)
+      clean = BATCH['latents'][:, here]
+      _, kv = apply(params, clean, 0 * levels[:, here], streams, None, cache)
       cache = cache.append(kv)
 
-    # The loss is that of the noisy half alone.
-    sigma = timesteps[:, F:] / 1000
-    eps = (x[:, F:] - (1 - sigma[..., None, None, None]) * x[:, :F]) / sigma[
-        ..., None, None, None
-    ]
+    # The loss is that of the noisy frames alone.
+    sigma_BF = levels / 1000
+    sigma = sigma_BF[..., None, None, None]
+    eps = (noisy - (1 - sigma) * BATCH['latents']) / sigma
     expected, _ = objective.regression(
-        v[:, F:], eps - x[:, :F], sigma, np.arange(F) >= CHUNK, 'none'
+        v[:, PAST:], eps - BATCH['latents'], sigma_BF, np.ones(F), 'none'
     )
     # ε is divided by σ ≥ 0.1, which the key was chosen for.
     self.assertGreater(float(sigma.min()), 0.1)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
-  def test_the_clean_half_is_clean_and_a_chunk_shares_its_level(self):
-    _, (x, timesteps, given, _), _ = run(teacher_forcing(), nothing)
-    np.testing.assert_array_equal(x[:, :F], BATCH['latents'])
-    np.testing.assert_array_equal(timesteps[:, :F], 0)
-    noisy = timesteps[:, F:].reshape(B, -1, CHUNK)
-    np.testing.assert_array_equal(noisy[..., 0], noisy[..., 1])
-    self.assertLen(np.unique(noisy), B * F // CHUNK)
-    np.testing.assert_array_equal(
-        given.actions, np.concatenate(2 * [BATCH['actions']], axis=1)
+  def test_chunks_of_context_are_given_and_never_denoised(self):
+    _, (x, _, _, context), _ = run(teacher_forcing(), nothing)
+    np.testing.assert_array_equal(context.positions, [0, 1, 2, 3])
+    np.testing.assert_array_equal(x[:, :CHUNK], BATCH['latents'][:, :CHUNK])
+    self.assertTrue(np.all(x[:, CHUNK:] != BATCH['latents'][:, CHUNK:]))
+
+  def test_without_context_every_chunk_is_denoised_at_its_own_level(self):
+    _, (x, timesteps, given, _), _ = run(
+        teacher_forcing(context_frames=0), nothing
     )
+    clean, noisy = slice(0, PAST), slice(PAST, None)
+    np.testing.assert_array_equal(x[:, clean], BATCH['latents'][:, clean])
+    np.testing.assert_array_equal(timesteps[:, clean], 0)
+    levels = timesteps[:, noisy].reshape(B, -1, CHUNK)
+    np.testing.assert_array_equal(levels[..., 0], levels[..., 1])
+    self.assertLen(np.unique(levels), B * F // CHUNK)
+    np.testing.assert_array_equal(
+        given.actions,
+        np.concatenate([BATCH['actions'][:, clean], BATCH['actions']], axis=1),
+    )
+
+  def test_context_inside_a_chunk_is_denoised_with_it_but_not_scored(self):
+    def constant(v_F, x, *unused_args):
+      return jnp.broadcast_to(v_F[:, None, None, None], x.shape)
+
+    batch = jax.tree.map(jnp.asarray, BATCH)
+
+    def loss(v_F):
+      make = teacher_forcing(context_frames=CHUNK + 1)
+      return make(constant)({'net': v_F}, batch, jax.random.key(0))[0]
+
+    gradient = jax.jit(jax.grad(loss))(np.ones(F, np.float32))
+    np.testing.assert_array_equal(gradient[:-1], 0)
+    self.assertNotEqual(gradient[-1], 0)
 
   def test_context_without_an_end_names_the_keys(self):
     with self.assertRaisesRegex(ValueError, 'context_frames=4 .* 4 '):

@@ -37,11 +37,13 @@ class ConditioningTest(absltest.TestCase):
     expected = jax.tree.map(lambda x: x[:, 1:3], self.full)
     chex.assert_trees_all_equal(found, expected.replace(text=self.full.text))
 
-  def test_frames_are_repeated_as_a_whole(self):
-    found = self.full.repeat_frames(2)
-    self.assertEqual(found.actions.shape, (B, 2 * F, 4))
-    chex.assert_trees_all_equal(found.frames(0, F), self.full)
-    chex.assert_trees_all_equal(found.frames(F, F), self.full)
+  def test_frames_can_be_had_in_any_order_and_more_than_once(self):
+    found = self.full.at_frames(np.array([2, 0, 2]))
+    self.assertEqual(found.actions.shape, (B, 3, 4))
+    for place, frame in enumerate([2, 0, 2]):
+      chex.assert_trees_all_equal(
+          found.frames(place, 1), self.full.frames(frame, 1)
+      )
 
   def test_padding_repeats_the_last_frame(self):
     found = self.full.pad_frames(F + 2)
@@ -83,7 +85,7 @@ class ConditioningTest(absltest.TestCase):
         empty.with_masks(),
         empty.unconditional(),
         empty.frames(0, 1),
-        empty.repeat_frames(2),
+        empty.at_frames(np.arange(2)),
         empty.pad_frames(9),
         empty.dropped(jax.random.key(0), 0.5),
     ):

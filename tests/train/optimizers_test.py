@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from worldsim_jax.errors import UserError
 from worldsim_jax.train import optimizers
 
 NUM_UPDATES = 10
@@ -104,6 +105,11 @@ class OptimizersTest(parameterized.TestCase):
     # Not clipped: 0.1 twice has a norm below 1.
     moments = optax.tree.get(state, 'nu')['decoder']['w']
     np.testing.assert_allclose(moments, 0.5 * 0.1**2, rtol=1e-5)
+
+  def test_a_frozen_name_that_matches_nothing_is_said(self):
+    optimizer = optimizers.make(config(frozen=('enkoder',)), NUM_UPDATES)
+    with self.assertRaisesRegex(UserError, "'enkoder' .*optimizer.frozen"):
+      optimizer.init({'encoder': np.ones(2, np.float32)})
 
   def test_an_unknown_schedule_names_the_key(self):
     with self.assertRaisesRegex(ValueError, "'linear'.*optimizer.schedule"):

@@ -138,9 +138,10 @@ class BuiltTest(parameterized.TestCase):
 
   @parameterized.parameters(
       # Clips of 4 frames of 3x4 tokens, 8 at a time; pixels count as tokens of
-      # the latents that they become; teacher forcing sees every frame twice.
+      # the latents that they become; teacher forcing sees all frames but the
+      # last clean, and all but the first noisy.
       ('tokenizer', 8 * 4 * 12), ('teacher', 8 * 4 * 12),
-      ('teacher_forcing', 2 * 8 * 4 * 12), ('self_forcing', 8 * 4 * 12))
+      ('teacher_forcing', 8 * 6 * 12), ('self_forcing', 8 * 4 * 12))
   def test_it_is_what_its_config_says(self, name, tokens):
     stage = make_stage(name, {'teacher': {}, 'teacher_forcing': {}})
     self.assertEqual(stage.name, name)

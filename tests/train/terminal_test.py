@@ -1,5 +1,6 @@
 """Lines are aligned, plain and few; on a terminal one is redrawn in place."""
 
+import errno
 import io
 import os
 import pty
@@ -54,6 +55,20 @@ class FormatTest(parameterized.TestCase):
     self.assertEqual(terminal.progress_bar(done, total), bar)
 
 
+def _read_all(descriptor: int) -> bytes:
+  """What was written to a pseudoterminal until its other side was closed."""
+  output = b''
+  try:
+    while chunk := os.read(descriptor, 10_000):  # One write may come in parts.
+      output += chunk
+  except OSError as e:
+    if e.errno != errno.EIO:  # Linux reports EIO instead of the end.
+      raise
+  finally:
+    os.close(descriptor)
+  return output
+
+
 class ProgressLineTest(absltest.TestCase):
 
   def test_fields_of_successive_lines_are_aligned(self):
@@ -87,9 +102,7 @@ class ProgressLineTest(absltest.TestCase):
       line = terminal.ProgressLine('teacher', 100, stream)
       line.redraw(50, {'long': 'x' * 1000})
       line.note('saved')
-    # Linux reports EIO, not the end, once the other side is closed.
-    output = os.read(reader, 10_000).decode()
-    os.close(reader)
+    output = _read_all(reader).decode()
     drawn, blank, note = output.removesuffix('\r\n').split('\r')
     self.assertIn('50/100', drawn)
     self.assertLess(len(drawn), 1000)

@@ -27,7 +27,7 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
     k_BSHD: keys, likewise; S here counts tokens, G frames of N tokens.
     v_BSHD: values.
     mask_FG: bool, True where a query frame may read a key frame; None for all.
-      Of a NumPy mask, 'xla' computes only the pairs that it allows; an array of
+      Of a NumPy mask only the pairs that it allows are computed; an array of
       the program (slots of a cache) is applied to all pairs.
     implementation: see the module docstring.
 
@@ -39,6 +39,8 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
     raise ValueError(
         f'attention implementation={implementation!r} is not one of '
         f'{IMPLEMENTATIONS} (config.model.attention).')
+  if isinstance(mask_FG, np.ndarray):
+    return _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG, implementation)
   if implementation == 'auto':
     implementation = 'cudnn' if _cudnn_fits(q_BTHD, mask_FG) else 'xla'
   if implementation == 'cudnn':
@@ -49,12 +51,10 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
     mask = None if mask_FG is None else _token_mask(mask_FG, q_BTHD, k_BSHD)
     return jax.nn.dot_product_attention(
         q_BTHD, k_BSHD, v_BSHD, mask=mask, implementation='cudnn')
-  if isinstance(mask_FG, np.ndarray):
-    return _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG)
   return _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG)
 
 
-def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG):
+def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG, implementation):
   """Attention of each group of frames that read the same frames, one by one."""
   frames, key_frames = mask_FG.shape
   by_frame = lambda x, n: x.reshape(x.shape[0], n, -1, *x.shape[2:])
@@ -64,9 +64,9 @@ def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG):
   groups = {}  # frames that are read -> frames that read them
   for frame, row in enumerate(mask_FG):
     groups.setdefault(tuple(np.flatnonzero(row)), []).append(frame)
-  out = [by_frame(_attend_xla(tokens(_frames(q, readers)),
-                              tokens(_frames(k, read)),
-                              tokens(_frames(v, read)), None), len(readers))
+  out = [by_frame(attend(tokens(_frames(q, readers)),
+                         tokens(_frames(k, read)), tokens(_frames(v, read)),
+                         None, implementation), len(readers))
          for read, readers in groups.items()]
   order = np.argsort(np.concatenate(list(groups.values())))
   return tokens(_frames(jnp.concatenate(out, axis=1), order))

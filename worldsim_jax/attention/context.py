@@ -9,7 +9,8 @@ level, bool [F, G], and never expanded to tokens outside the attention kernel.
   block causal    chunk i reads chunks j ≤ i (CausVid, eq. in Sec. 3.2)
   teacher forcing [clean; noisy] frames in one sequence: clean chunk i reads
                   clean chunks j ≤ i; noisy chunk i clean chunks j < i and
-                  itself
+                  itself. The last clean chunk, which none reads, and the noisy
+                  chunks that no loss wants are left out
 
 A KV cache adds key frames in front; `KVCache.mask` says which of them exist.
 """
@@ -56,17 +57,28 @@ def block_causal(num_frames: int, chunk: int, window: int | None = None,
   return AttentionContext(jnp.arange(num_frames), _frozen(mask))
 
 
-def teacher_forcing(num_frames: int, chunk: int) -> AttentionContext:
-  """The mask over 2F frames, clean first; both halves have positions 0..F-1.
+def teacher_forcing(num_frames: int, chunk: int,
+                    first: int = 0) -> AttentionContext:
+  """The mask over clean frames 0 .. F-chunk-1, then noisy frames first .. F-1.
 
-  n chunks of b frames allow n (n + 1) b² frame pairs.
+  Args:
+    num_frames: F of the clip, a multiple of chunk.
+    chunk: frames that are denoised together.
+    first: the noisy frames begin with the chunk that holds this frame.
+
+  Returns:
+    The context; its positions say which frame of the clip each frame is. n
+    chunks of b frames, all of them noisy, allow n² b² pairs of frames.
   """
   block = _blocks(num_frames, chunk)
   earlier = block[None, :] < block[:, None]
   own = block[None, :] == block[:, None]
   mask = np.block([[earlier | own, np.zeros_like(own)], [earlier, own]])
-  positions = jnp.tile(jnp.arange(num_frames), 2)
-  return AttentionContext(positions, _frozen(mask))
+  clean = np.arange(num_frames - chunk)
+  noisy = np.arange(first // chunk * chunk, num_frames)
+  kept = np.concatenate([clean, num_frames + noisy])
+  return AttentionContext(
+      jnp.concatenate([clean, noisy]), _frozen(mask[np.ix_(kept, kept)]))
 
 
 def _frozen(mask_FG: np.ndarray) -> tuple[tuple[bool, ...], ...]:

@@ -294,36 +294,42 @@ def versions() -> dict[str, str]:
       found[package] = 'not installed'
   devices = jax.devices()
   found['device'] = f'{len(devices)} x {devices[0].device_kind}'
-  commit = _git_commit()
-  if commit:
-    found['commit'] = commit
+  revision = commit()
+  if revision:
+    found['commit'] = revision
   return found
 
 
-def _git_commit() -> str | None:
-  """Of the checkout that the package is in, if it is in one."""
+def commit() -> str | None:
+  """Of the checkout that the package is in, and whether its code was changed.
+
+  Results of benchmarks are no change. $COMMIT tells a machine that has the
+  files without the repository. None where nobody knows.
+  """
+  if 'COMMIT' in os.environ:
+    return os.environ['COMMIT']
   root = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
   if not os.path.exists(os.path.join(root, '.git')):
-    return None
-  git = ['git', '-C', root]
+    return None  # Installed; a repository further up is somebody else's.
   try:
-    commit = subprocess.run(
-        [*git, 'rev-parse', '--short=12', 'HEAD'],
-        capture_output=True,
-        text=True,
-        timeout=10,
+    revision = _git(root, 'rev-parse', '--short=12', 'HEAD')
+    changes = _git(
+        root, 'status', '--porcelain', '--', '.', ':!benchmarks/results'
     )
-    changes = subprocess.run(
-        [*git, 'status', '--porcelain'],
-        capture_output=True,
-        text=True,
-        timeout=10,
-    )
-  except (OSError, subprocess.TimeoutExpired):  # No git, or a slow disk.
+  except (OSError, subprocess.SubprocessError):  # No git, or a slow disk.
     return None
-  if commit.returncode:
-    return None
-  return commit.stdout.strip() + (' with changes' if changes.stdout else '')
+  return revision + (' with changes' if changes else '')
+
+
+def _git(root: str, *arguments: str) -> str:
+  done = subprocess.run(
+      ['git', '-C', root, *arguments],
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+  )
+  return done.stdout.strip()
 
 
 def _flatten(config, prefix=''):

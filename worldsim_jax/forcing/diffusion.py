@@ -10,8 +10,7 @@ and differ in what a frame sees of the others:
                   frames are given, at σ = 0, with c drawn per batch, so that
                   one model continues videos of any length.
   teacher forcing every chunk at its own σ, reading clean earlier chunks: the
-                  sequence is [clean; noisy] under the mask of
-                  `attention.context.teacher_forcing`.
+                  sequence is [clean; noisy] as `attention.context` lays it out.
 
 The weight w is explained in `diffusion/objective.py`.
 """
@@ -76,20 +75,22 @@ def teacher_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
     x0 = batch['latents']
     num_frames = x0.shape[1]
     _check_scored(num_frames, 'context_frames', context_frames)
-    context = contexts.teacher_forcing(num_frames, chunk)
+    first = context_frames // chunk * chunk
+    context = contexts.teacher_forcing(num_frames, chunk, first)
     sigma_chunk = flow.uniform_sigmas(
         keys['sigma'], (x0.shape[0], num_frames // chunk), config.shift)
     sigma_BF = jnp.repeat(sigma_chunk, chunk, axis=1)
     condition = batches.conditioning(batch).with_image(
         *batches.image_before_chunks(x0, chunk)).dropped(
             keys['drop'], config.guidance_dropout)
-    x, target = objective.noised(keys['eps'], x0, sigma_BF)
-    twice = functools.partial(jnp.concatenate, axis=1)
+    clean, sigma_BF = x0[:, :-chunk], sigma_BF[:, first:]
+    x, target = objective.noised(keys['eps'], x0[:, first:], sigma_BF)
+    join = functools.partial(jnp.concatenate, axis=1)
+    sigmas = join([jnp.zeros(clean.shape[:2]), sigma_BF])
     v = velocity_fn(
-        params[network], twice([x0, x]),
-        flow.timesteps(twice([jnp.zeros_like(sigma_BF), sigma_BF])),
-        condition.repeat_frames(2), context)[:, num_frames:]
-    scored_F = jnp.arange(num_frames) >= context_frames
+        params[network], join([clean, x]), flow.timesteps(sigmas),
+        condition.at_frames(context.positions), context)[:, clean.shape[1]:]
+    scored_F = jnp.arange(first, num_frames) >= context_frames
     return objective.regression(v, target, sigma_BF, scored_F, config.weight)
 
   return loss

@@ -42,9 +42,9 @@ class Conditioning:
     return self._map_frames(
         lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, 1))
 
-  def repeat_frames(self, times: int) -> 'Conditioning':
-    """The same frames several times in one sequence ([clean; noisy])."""
-    return self._map_frames(lambda x: jnp.concatenate([x] * times, axis=1))
+  def at_frames(self, index_F) -> 'Conditioning':
+    """The conditioning of these frames, in this order."""
+    return self._map_frames(lambda x: x[:, index_F])
 
   def pad_frames(self, size: int) -> 'Conditioning':
     """Repeats the last frame until there are `size` frames."""

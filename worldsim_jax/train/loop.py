@@ -43,6 +43,12 @@ class Stage:
   rollout_steps: float = 0.
   fit: Callable[[Any], Any] = lambda params: params
 
+  @property
+  def rates(self) -> flops.Rates:
+    """How often an average step does what only the run decides."""
+    return flops.Rates(while_trips=self.rollout_steps,
+                       cond=1 / max(update.every for update in self.updates))
+
 
 def train(stage: Stage, config, seed: int, workdir,
           fingerprint) -> train_state.TrainState:
@@ -105,6 +111,4 @@ def _flops(stage, step_fn, state, frozen, batches):
   position = batches.get_state()
   batch = next(batches)
   batches.set_state(position)
-  rates = flops.Rates(while_trips=stage.rollout_steps,
-                      cond=1 / max(u.every for u in stage.updates))
-  return flops.count(step_fn, state, frozen, batch, rates=rates)
+  return flops.count(step_fn, state, frozen, batch, rates=stage.rates)

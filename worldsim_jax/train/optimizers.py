@@ -1,7 +1,11 @@
 """Optimisers from config: AdamW, clipped, with warm-up and decay."""
 
+import functools
+
 import jax
 import optax
+
+from worldsim_jax.errors import UserError
 
 SCHEDULES = ('constant', 'cosine')
 
@@ -17,6 +21,7 @@ def make(config, num_updates: int) -> optax.GradientTransformation:
 
   Raises:
     ValueError: for an unknown schedule or a warm-up longer than the training.
+    UserError: (of its `init`) for a frozen name that no parameter has.
   """
   if config.schedule not in SCHEDULES:
     raise ValueError(f'schedule={config.schedule!r} is not one of {SCHEDULES} '
@@ -39,11 +44,20 @@ def make(config, num_updates: int) -> optax.GradientTransformation:
   if not config.frozen:
     return adamw
 
-  def label(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: 'frozen' if any(
-            name in jax.tree_util.keystr(path) for name in config.frozen)
-        else 'trained', params)
-
   return optax.partition(
-      {'trained': adamw, 'frozen': optax.set_to_zero()}, label)
+      {'trained': adamw, 'frozen': optax.set_to_zero()},
+      functools.partial(_labels, frozen=config.frozen))
+
+
+def _labels(params, frozen):
+  """'trained' or 'frozen' for each parameter."""
+  paths = [jax.tree_util.keystr(path)
+           for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  unknown = [name for name in frozen if not any(name in p for p in paths)]
+  if unknown:
+    raise UserError(
+        f'{unknown[0]!r} is in no name of a parameter, such as {paths[0]} '
+        '(config.*.optimizer.frozen).')
+  labels = ['frozen' if any(name in path for name in frozen) else 'trained'
+            for path in paths]
+  return jax.tree.unflatten(jax.tree.structure(params), labels)

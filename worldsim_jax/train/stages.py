@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from worldsim_jax.attention import context as contexts
 from worldsim_jax.distill import dmd
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
@@ -73,18 +74,20 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
 
 def full_sequence(name: str, inputs: Inputs) -> Stage:
   """A bidirectional model on whole clips."""
-  loss = diffusion.full_sequence_loss(
-      _velocity(inputs), inputs.config[name], name)
-  return _denoiser(name, inputs, loss)
+  stage = inputs.config[name]
+  loss = diffusion.full_sequence_loss(_velocity(inputs), stage, name)
+  return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
 
 def teacher_forcing(name: str, inputs: Inputs) -> Stage:
-  """A causal model with a clean past; its sequence is twice the clip."""
-  stage = inputs.config[name]
+  """A causal model with a clean past; its sequence is nearly twice the clip."""
+  stage, chunk = inputs.config[name], inputs.config.student.chunk
   loss = diffusion.teacher_forcing_loss(
-      _velocity(inputs), stage, name, chunk=inputs.config.student.chunk,
+      _velocity(inputs), stage, name, chunk=chunk,
       context_frames=stage.context_frames)
-  return _denoiser(name, inputs, loss, sequences=2)
+  sequence = contexts.teacher_forcing(
+      stage.clip_frames, chunk, stage.context_frames).positions
+  return _denoiser(name, inputs, loss, frames=len(sequence))
 
 
 def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
@@ -122,7 +125,7 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
   init = lambda: {name: _copy(start), 'critic': _copy(teacher)}
   return Stage(
       name, stage.num_steps, updates, init, {'teacher': teacher},
-      inputs.batches(stage), _tokens(config, stage),
+      inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
       rollout_steps=(len(sampling.sigmas) - 1) / 2)
 
 
@@ -134,8 +137,8 @@ PARADIGMS = {
 }
 
 
-def _denoiser(name, inputs, loss, sequences: int = 1) -> Stage:
-  """A stage that trains one transformer by regression."""
+def _denoiser(name, inputs, loss, frames: int) -> Stage:
+  """A stage that trains one transformer by regression, `frames` at a time."""
   config, stage = inputs.config, inputs.config[name]
 
   def fresh():
@@ -148,7 +151,7 @@ def _denoiser(name, inputs, loss, sequences: int = 1) -> Stage:
     init = lambda: {name: _copy(inputs.trained[stage.start_from])}
   return Stage(
       name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),),
-      init, {}, inputs.batches(stage), sequences * _tokens(config, stage))
+      init, {}, inputs.batches(stage), _tokens(config, stage, frames))
 
 
 def _update(network, loss, settings, num_steps, every: int = 1) -> Update:
@@ -161,8 +164,8 @@ def _velocity(inputs: Inputs):
   return build.velocity_fn(build.transformer(inputs.config))
 
 
-def _tokens(config, stage) -> int:
-  return stage.batch_size * stage.clip_frames * build.tokens_per_frame(config)
+def _tokens(config, stage, frames: int) -> int:
+  return stage.batch_size * frames * build.tokens_per_frame(config)
 
 
 def _copy(params):

@@ -116,7 +116,7 @@ def _apply(update: Update, state: TrainState, frozen, batch, rng):
     return update.loss({**frozen, **state.params, name: own}, batch, rng)
 
   gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params[name])
-  metrics['grad_norm'] = optax.global_norm(gradient)
+  metrics['grad_norm'] = optax.tree.norm(gradient)
   step, opt_state = update.optimizer.update(
       gradient, state.opt_state[name], state.params[name])
   params = optax.apply_updates(state.params[name], step)
