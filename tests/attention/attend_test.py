@@ -93,6 +93,20 @@ class AttendTest(parameterized.TestCase):
     out = masked_by('run')(self.q, self.k, self.v, empty)
     self.assertTrue(np.all(np.isfinite(out)))
 
+  def test_masked_keys_are_as_if_they_were_not_there(self):
+    keys = self.k.shape[1]
+    mask = np.arange(keys) < keys - 3
+    out = jax.jit(lambda q, k, v: attend(
+        q, k, v, key_mask_BS=jnp.broadcast_to(mask, (len(q), keys))
+    ))(self.q, self.k, self.v)
+    np.testing.assert_allclose(
+        out, naive(self.q, self.k[:, :-3], self.v[:, :-3]), atol=1e-6
+    )
+
+  def test_two_kinds_of_mask_at_once_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'not both'):
+      attend(self.q, self.k, self.v, MASK, key_mask_BS=np.ones((1, 1), bool))
+
   def test_bfloat16_stays_bfloat16_with_a_float32_softmax(self):
     q, k, v = (x.astype(jnp.bfloat16) for x in (self.q, self.k, self.v))
     out = attend(q, k, v)

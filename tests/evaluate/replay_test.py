@@ -41,8 +41,13 @@ def clips():
 
 
 def play(played_clips):
-  teacher = tiny_world.random_variables(tiny_world.config(), seed=7)['student']
-  return replay.play(tiny_world.make(), teacher, played_clips)
+  return replay.play(tiny_world.make(), trained(), played_clips)
+
+
+@functools.cache
+def trained():
+  return {name: tiny_world.random_variables(tiny_world.config(), seed)['student']
+          for name, seed in (('teacher', 7), ('undistilled', 8))}
 
 
 @functools.cache
@@ -80,7 +85,8 @@ class PlayTest(absltest.TestCase):
 
   def test_every_player_makes_the_future_of_every_clip(self):
     self.assertCountEqual(
-        played(), ['truth', 'student', 'wrong', 'teacher', 'copy', 'vae'])
+        played(), ['truth', 'student', 'undistilled', 'teacher', 'copy', 'vae',
+                   'wrong', 'wrong_forward', 'wrong_strafe', 'wrong_turn'])
     for film in played().values():
       self.assertEqual(film.shape, (2, HORIZON, 24, 32, 3))
       self.assertEqual(film.dtype, np.uint8)
@@ -107,17 +113,35 @@ class PlayTest(absltest.TestCase):
     rgb, actions = given['rgb'][:, :GIVEN], given['actions']
     np.testing.assert_array_equal(
         played()['student'], world.continue_videos(rgb, actions))
-    actions[:, GIVEN:] *= -1
+    def with_sign(*sign):
+      changed = actions.copy()
+      changed[:, GIVEN:] *= sign
+      return world.continue_videos(rgb, changed)
+
+    for name, sign in (('wrong', (-1, -1, -1)), ('wrong_forward', (-1, 1, 1)),
+                       ('wrong_strafe', (1, -1, 1)), ('wrong_turn', (1, 1, -1))):
+      np.testing.assert_array_equal(played()[name], with_sign(*sign), name)
+      self.assertTrue(np.any(played()[name] != played()['student']), name)
+
+  def test_what_no_clip_commands_is_not_negated(self):
+    actions = np.ones((1, 4, 3)) * [1, 0, 1]
+    self.assertEqual(replay._mistakes(actions), {
+        'wrong': [0, 1, 2], 'wrong_forward': [0], 'wrong_turn': [2]})
+
+  def test_the_undistilled_student_has_its_own_parameters(self):
+    world, given = tiny_world.make(), clips()
     np.testing.assert_array_equal(
-        played()['wrong'], world.continue_videos(rgb, actions))
-    self.assertGreater(np.mean(played()['wrong'] != played()['student']), 0.1)
+        played()['undistilled'], world.continue_videos(
+            given['rgb'][:, :GIVEN], given['actions'],
+            params=trained()['undistilled']))
+    self.assertTrue(np.any(played()['undistilled'] != played()['student']))
 
   def test_no_player_sees_the_future_but_the_ceiling(self):
     other = clips()
     other['rgb'][:, GIVEN:] = 255 - other['rgb'][:, GIVEN:]
     before = {name: x.copy() for name, x in other.items()}
     blind = play(other)
-    for name in ('student', 'wrong', 'teacher', 'copy'):
+    for name in set(played()) - {'truth', 'vae'}:
       np.testing.assert_array_equal(blind[name], played()[name], name)
     self.assertTrue(np.any(blind['vae'] != played()['vae']))
     for name in before:
@@ -132,7 +156,7 @@ class NumbersTest(parameterized.TestCase):
         'student': np.stack([30 - ramp, 40 - ramp]),
         'copy': np.stack([25 - ramp, 35 - ramp]),
         'wrong': np.stack([28 - ramp, 36 - ramp])}
-    summary, drift = replay.summarise(scores)
+    summary, drift = replay.summarise(scores, np.zeros((2, 20, 3)))
     self.assertEqual(summary['test_clips'], 2)
     self.assertAlmostEqual(summary['student_psnr_next_frame'], 35)
     self.assertAlmostEqual(summary['student_psnr_16_frames'], 35 - 7.5)
@@ -149,6 +173,27 @@ class NumbersTest(parameterized.TestCase):
     np.testing.assert_array_equal(frame, np.arange(1, 21))
     np.testing.assert_allclose(mean, 35 - ramp)
     np.testing.assert_allclose([low, high], [30 - ramp, 40 - ramp])
+
+  def test_a_wrong_component_costs_where_it_is_commanded(self):
+    scores = {name: np.full((3, 9), value) for name, value in (
+        ('student', 30.), ('copy', 25.), ('wrong', 28.), ('wrong_turn', 29.),
+        ('wrong_forward', 30.))}
+    scores['wrong_turn'][0] = 20.  # A clip that turns too little to count.
+    scores['wrong_turn'][1, 8] = 0.  # Behind the frames that count.
+    actions = np.zeros((3, 9, 3))
+    actions[0, :4, 2] = actions[1, :5, 2] = actions[2, :, 2] = 6.
+    summary, drift = replay.summarise(scores, actions)
+    self.assertEqual(summary['clips_with_turn'], 2)
+    for end in ('', '_low', '_high'):
+      self.assertAlmostEqual(summary[f'cost_of_wrong_turn_8_frames{end}'], 1)
+    self.assertNotIn('clips_with_forward', summary)  # No clip commands it.
+    self.assertNotIn('wrong_turn', drift)
+
+  def test_a_short_horizon_is_told_in_the_name(self):
+    scores = {name: np.zeros((1, 5)) for name in ('student', 'copy', 'wrong')}
+    summary, _ = replay.summarise(scores, np.zeros((1, 5, 3)))
+    self.assertIn('student_psnr_5_frames', summary)
+    self.assertNotIn('student_psnr_16_frames', summary)
 
   def test_a_score_is_per_clip_and_frame_and_not_of_the_truth(self):
     scores = replay.score(played())

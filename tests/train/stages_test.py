@@ -125,7 +125,7 @@ class StagesTest(parameterized.TestCase):
     self.assertEqual(changed('critic'), [True, True, True])
     for step in range(3):
       self.assertIn('critic/loss', metrics[step])
-      self.assertEqual('self_forcing/dmd_gradient_norm' in metrics[step],
+      self.assertEqual('self_forcing/dmd_gradient_rms' in metrics[step],
                        step % 2 == 0)
     # The frozen teacher, and where the networks started, are as they were.
     self.assertIs(stage.frozen['teacher'], trained['teacher'])

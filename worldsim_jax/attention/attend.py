@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
+# A large finite logit: a row without keys gives a mean, never a NaN.
+MASKED = -1e30
 
 
-def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
+def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto',
+           *, key_mask_BS=None):
   """Attention of T query tokens over S key tokens.
 
   Args:
@@ -30,6 +33,8 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
       Of a NumPy mask only the pairs that it allows are computed; an array of
       the program (slots of a cache) is applied to all pairs.
     implementation: see the module docstring.
+    key_mask_BS: bool, False for keys that nobody may read, such as the padding
+      of a text; instead of mask_FG.
 
   Returns:
     [B, T, H, D] in the dtype of q.
@@ -39,19 +44,24 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto'):
     raise ValueError(
         f'attention implementation={implementation!r} is not one of '
         f'{IMPLEMENTATIONS} (config.model.attention).')
+  if mask_FG is not None and key_mask_BS is not None:
+    raise ValueError('attend takes mask_FG or key_mask_BS, not both.')
   if isinstance(mask_FG, np.ndarray):
     return _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG, implementation)
   if implementation == 'auto':
-    implementation = 'cudnn' if _cudnn_fits(q_BTHD, mask_FG) else 'xla'
+    is_masked = mask_FG is not None or key_mask_BS is not None
+    implementation = 'cudnn' if _cudnn_fits(q_BTHD, is_masked) else 'xla'
   if implementation == 'cudnn':
     if jax.default_backend() != 'gpu':
       raise ValueError(
           "attention implementation='cudnn' needs an NVIDIA GPU, this is a "
           f'{jax.default_backend()} (config.model.attention).')
     mask = None if mask_FG is None else _token_mask(mask_FG, q_BTHD, k_BSHD)
+    if key_mask_BS is not None:
+      mask = key_mask_BS[:, None, None, :]
     return jax.nn.dot_product_attention(
         q_BTHD, k_BSHD, v_BSHD, mask=mask, implementation='cudnn')
-  return _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG)
+  return _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS)
 
 
 def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG, implementation):
@@ -83,7 +93,7 @@ def _frames(x_BFNHD, indices):
   return jnp.concatenate(runs, axis=1)
 
 
-def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG):
+def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS):
   # Heads in front: on CPU the product of [B, T, H, D] operands runs at a tenth
   # of the speed of [B, H, T, D] ones.
   q, k, v = (x.swapaxes(1, 2) for x in (q_BTHD, k_BSHD, v_BSHD))
@@ -92,6 +102,8 @@ def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG):
                       preferred_element_type=jnp.float32)
   if mask_FG is not None:
     logits = _mask_frames(logits, mask_FG)
+  if key_mask_BS is not None:
+    logits = jnp.where(key_mask_BS[:, None, None, :], logits, MASKED)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bhts,bhsd->bhtd', weights, v).swapaxes(1, 2)
 
@@ -102,8 +114,7 @@ def _mask_frames(logits_BHTS, mask_FG):
   batch, heads, tokens, keys = logits_BHTS.shape
   by_frame = logits_BHTS.reshape(
       batch, heads, frames, tokens // frames, key_frames, keys // key_frames)
-  # A large finite value: a row without keys gives a mean, never a NaN.
-  masked = jnp.where(mask_FG[:, None, :, None], by_frame, -1e30)
+  masked = jnp.where(mask_FG[:, None, :, None], by_frame, MASKED)
   return masked.reshape(logits_BHTS.shape)
 
 
@@ -113,7 +124,7 @@ def _token_mask(mask_FG, q_BTHD, k_BSHD):
   return jnp.repeat(rows, k_BSHD.shape[1] // key_frames, axis=1)[None, None]
 
 
-def _cudnn_fits(q_BTHD, mask_FG) -> bool:
-  return (mask_FG is None and jax.default_backend() == 'gpu'
+def _cudnn_fits(q_BTHD, is_masked: bool) -> bool:
+  return (not is_masked and jax.default_backend() == 'gpu'
           and q_BTHD.dtype in (jnp.bfloat16, jnp.float16)
           and q_BTHD.shape[-1] % 8 == 0 and q_BTHD.shape[-1] <= 128)

@@ -71,7 +71,7 @@ def generator_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
   made = video_BFHWC[:, context_frames:]
   loss = 0.5 * jnp.mean((made - jax.lax.stop_gradient(made - gradient))**2)
   return loss, {'loss': loss,
-                'dmd_gradient_norm': jnp.sqrt(jnp.mean(gradient**2))}
+                'dmd_gradient_rms': jnp.sqrt(jnp.mean(gradient**2))}
 
 
 def score_difference(x_BFHWC, real_BFHWC, fake_BFHWC):

@@ -4,11 +4,14 @@ The embedded world is deterministic, so for any recorded actions the true future
 is known. Test clips give their first frames and all actions; each player
 continues them, and is compared with the truth frame by frame:
 
-  student   the causal few-step student, as it streams
-  teacher   the bidirectional model, window by window, over many steps
-  copy      the last given frame for ever
-  vae       the truth through the tokenizer: what no latent model can exceed
-  wrong     the student under negated actions: what obeying is worth
+  student        the causal few-step student, as it streams
+  undistilled    the same before its last stage, in as many steps
+  teacher        the bidirectional model, window by window, over many steps
+  copy           the last given frame for ever
+  vae            the truth through the tokenizer: what no latent model exceeds
+  wrong          the student under negated actions: what obeying is worth
+  wrong_forward  the student with this component negated, the others right; and
+                 so for each component that the clips command
 
 Only clips that move count: a still picture is a prize for copying.
 """
@@ -32,6 +35,7 @@ from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.models.conditioning import Conditioning
 
+LONG, SHORT = 16, 8  # frames that figures are means over
 FILM_PLAYERS = {'true future': 'truth', 'teacher': 'teacher',
                 'student': 'student'}
 
@@ -63,24 +67,43 @@ def test_clips(config, directory: str, given: int, seed: int = 0):
   return {name: x[moving] for name, x in clips.items()}
 
 
-def play(world, teacher_params, clips) -> dict[str, np.ndarray]:
-  """Every player's continuation of the clips, uint8 [n, horizon, H, W, 3]."""
+def play(world, trained, clips) -> dict[str, np.ndarray]:
+  """Every player's continuation of the clips, uint8 [n, horizon, H, W, 3].
+
+  Args:
+    world: the student's.
+    trained: parameters by name: 'teacher', and maybe 'undistilled'.
+    clips: from `test_clips`.
+  """
   given = world.context_frames
   rgb, actions = clips['rgb'], clips['actions']
   captions = list(clips['caption'])
-  student = lambda actions: np.asarray(
-      world.continue_videos(rgb[:, :given], actions, captions))
+  student = lambda actions, params=None: np.asarray(world.continue_videos(
+      rgb[:, :given], actions, captions, params=params))
   truth = rgb[:, given:]
-  wrong = actions.copy()
-  wrong[:, given:] *= -1
-  return {
+  played = {
       'truth': truth,
       'student': student(actions),
-      'wrong': student(wrong),
-      'teacher': np.asarray(teacher_continuation(world, teacher_params, clips)),
+      'teacher': np.asarray(
+          teacher_continuation(world, trained['teacher'], clips)),
       'copy': np.repeat(rgb[:, given - 1:given], truth.shape[1], axis=1),
       'vae': np.asarray(_reconstruct(world, rgb))[:, given:],
   }
+  if 'undistilled' in trained:
+    played['undistilled'] = student(actions, trained['undistilled'])
+  for name, components in _mistakes(actions[:, given:]).items():
+    wrong = actions.copy()
+    wrong[:, given:, components] *= -1
+    played[name] = student(wrong)
+  return played
+
+
+def _mistakes(actions_BPA) -> dict[str, list[int]]:
+  """Which components each wrong player negates."""
+  names = ActionSpace().names
+  commanded = [i for i, _ in enumerate(names) if np.any(actions_BPA[..., i])]
+  single = {f'wrong_{names[i]}': [i] for i in commanded}
+  return {'wrong': list(range(len(names)))} | single
 
 
 def teacher_continuation(world, params, clips, seed: int = 0):
@@ -116,8 +139,12 @@ def score(played: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
           for name, film in played.items() if name != 'truth'}
 
 
-def summarise(scores: dict[str, np.ndarray], horizon: int = 16):
+def summarise(scores: dict[str, np.ndarray], actions_BPA):
   """The numbers of a report.
+
+  Args:
+    scores: from `score`.
+    actions_BPA: that led to the frames that were scored.
 
   Returns:
     (summary, drift): flat figures by name, and for each player the curve
@@ -127,16 +154,32 @@ def summarise(scores: dict[str, np.ndarray], horizon: int = 16):
   drift = {}
   for name, psnr in scores.items():
     mean, low, high = image_metrics.bootstrap_mean(psnr)
-    drift[name] = (np.arange(1, psnr.shape[1] + 1), mean, low, high)
+    if not name.startswith('wrong_'):
+      drift[name] = (np.arange(1, psnr.shape[1] + 1), mean, low, high)
     summary[f'{name}_psnr_next_frame'] = float(mean[0])
-    summary[f'{name}_psnr_{horizon}_frames'] = float(mean[:horizon].mean())
+    first = mean[:LONG]
+    summary[f'{name}_psnr_{len(first)}_frames'] = float(first.mean())
   for baseline in ('copy', 'wrong'):
     gain = (scores['student'] - scores[baseline])[:, 0]
-    mean, low, high = image_metrics.bootstrap_mean(gain)
-    summary[f'student_gain_over_{baseline}_next_frame'] = float(mean)
-    summary[f'student_gain_over_{baseline}_next_frame_low'] = float(low)
-    summary[f'student_gain_over_{baseline}_next_frame_high'] = float(high)
+    summary |= _interval(f'student_gain_over_{baseline}_next_frame', gain)
+  short = actions_BPA[:, :SHORT]
+  for index, component in enumerate(ActionSpace().names):
+    # Clips in which it is commanded most of the time.
+    clips = np.mean(short[..., index] != 0, axis=1) > 0.5
+    if f'wrong_{component}' in scores and clips.any():
+      cost = scores['student'] - scores[f'wrong_{component}']
+      summary[f'clips_with_{component}'] = int(clips.sum())
+      summary |= _interval(
+          f'cost_of_wrong_{component}_{short.shape[1]}_frames',
+          cost[clips, :SHORT].mean(axis=1))
   return summary, drift
+
+
+def _interval(name: str, values) -> dict[str, float]:
+  """A mean with the ends of its 95 % interval."""
+  mean, low, high = image_metrics.bootstrap_mean(values)
+  return {name: float(mean), f'{name}_low': float(low),
+          f'{name}_high': float(high)}
 
 
 def film(played: dict[str, np.ndarray], clips, given: int, num_clips: int,

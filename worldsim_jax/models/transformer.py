@@ -62,6 +62,9 @@ class VideoTransformer(nn.Module):
     image: whether the model has the image stream.
     image_halo: latent pixels around its patch that a token sees of the image;
       what moves into a patch comes from there.
+    coordinates: whether the image stream tells each token its place. Rotary
+      positions tell distances only, but what walking forward does to a pixel
+      depends on where it is.
     parameterization: 'velocity' or 'residual' (needs the image stream).
     residual_std: 'residual' only: standard deviation of frame - image.
     gate_init: mean of the residual gates at initialisation. Wan's is 0, which
@@ -82,6 +85,7 @@ class VideoTransformer(nn.Module):
   action_dim: int = 0
   image: bool = False
   image_halo: int = 0
+  coordinates: bool = False
   parameterization: str = 'velocity'
   residual_std: float = 0.7
   gate_init: float = 0.
@@ -208,8 +212,11 @@ class VideoTransformer(nn.Module):
     image = _known_image(conditioning)
     known = jnp.broadcast_to(
         conditioning.image_mask[:, :, None, None, None], (*image.shape[:-1], 1))
+    channels = [image, known]
+    if self.coordinates:
+      channels += _coordinates(image)
     patches = patchify(
-        jnp.concatenate([image, known], axis=-1), self.patch, self.image_halo)
+        jnp.concatenate(channels, axis=-1), self.patch, self.image_halo)
     return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
         patches.astype(self.dtype))
 
@@ -255,6 +262,14 @@ def _known_image(conditioning):
     return None
   known = conditioning.image_mask[:, :, None, None, None] > 0
   return jnp.where(known, conditioning.image, 0.)
+
+
+def _coordinates(like_BFHWC):
+  """Row and column of each latent pixel, -1 to 1: two [B, F, H, W, 1]."""
+  shape = (*like_BFHWC.shape[:-1], 1)
+  row, column = (jnp.linspace(-1., 1., size) for size in shape[2:4])
+  return [jnp.broadcast_to(row[:, None, None], shape),
+          jnp.broadcast_to(column[:, None], shape)]
 
 
 def sinusoid(timesteps_BF, size: int):

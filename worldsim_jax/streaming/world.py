@@ -203,7 +203,7 @@ class World:
     return session, tiny_vae.to_uint8(frames)
 
   def continue_videos(self, frames_BPHWC, actions_BPA, prompts=None,
-                      seed: int = 0):
+                      seed: int = 0, params=None):
     """Continues B videos to the end of their actions; a scan of `advance`.
 
     Args:
@@ -212,6 +212,7 @@ class World:
         to frame p. The new frames are a multiple of frames_per_step.
       prompts: one per video, for models with text.
       seed: of everything random.
+      params: of another student, instead of the world's own.
 
     Returns:
       uint8 [B, P_new, H, W, 3].
@@ -219,7 +220,10 @@ class World:
     actions = ActionSpace().normalise(actions_BPA)
     key = jax.random.key_data(jax.random.key(seed))
     text = self.encode_texts(prompts or [''] * len(frames_BPHWC))
-    return self._jit_continue(self.variables, frames_BPHWC, actions, text, key)
+    variables = dict(self.variables)
+    if params is not None:
+      variables['student'] = params
+    return self._jit_continue(variables, frames_BPHWC, actions, text, key)
 
   @functools.cached_property
   def sampling(self) -> rollout.Sampling:
