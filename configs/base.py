@@ -21,11 +21,14 @@ def get_config() -> ConfigDict:
   config.vae = ConfigDict(dict(  # fields of models.tiny_vae.TinyVAE
       latent_channels=16, encoder_widths=(64, 64, 64),
       decoder_widths=(256, 128, 64, 64), blocks_per_stage=3,
-      time_strides=(1, 1, 1), patch=1, shortcut=False))
+      time_strides=(1, 1, 1), patch=1, pad='start', shortcut=False,
+      dtype='float32'))
   config.model = ConfigDict(dict(  # of models.transformer.VideoTransformer
       dim=256, ffn_dim=1024, num_heads=4, num_layers=4, patch=(2, 2),
-      image=True, image_halo=1, parameterization='residual',
-      residual_std=0.7, dtype='float32', remat='none', attention='auto'))
+      freq_dim=256, image=True, image_halo=1, coordinates=False,
+      steered=False, parameterization='residual', residual_std=0.7,
+      gate_init=0., dtype='float32', remat='none', unroll=1,
+      attention='auto'))
   config.text = ConfigDict(dict(encoder='null', dim=0, length=0))
   config.student = ConfigDict(dict(
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,

@@ -112,6 +112,46 @@ class TransformerTest(parameterized.TestCase):
     )
     self.assertEqual(sum(s.size for s in jax.tree.leaves(shapes)), count)
 
+  def test_a_steered_image_is_embedded_bilinearly(self):
+    model = VideoTransformer(**SIZE, **STREAMS, **LATENTS, steered=True)
+    params = random_params(model, self.x, self.t, self.given)
+
+    def embed(conditioning):
+      _, found = model.apply(
+          {'params': params}, self.x, self.t, conditioning,
+          capture_intermediates=lambda m, _: m.name == 'image_embedding',
+      )
+      return found['intermediates']['image_embedding']['__call__'][0]
+
+    actions, layer = self.given.actions, params['image_embedding']
+    tokens = embed(self.given)
+    known = np.ones((B, F, H * W, 1))
+    patches = np.concatenate(
+        [np.reshape(self.given.image, (B, F, H * W, C)), known], axis=-1
+    )
+    one, *others = np.split(layer['kernel'], 1 + actions.shape[-1])
+    expected = patches @ one + layer['bias']
+    for component, kernel in enumerate(others):
+      a = actions[..., component, None, None]
+      expected += a * (patches @ kernel)
+    np.testing.assert_allclose(tokens, expected, atol=1e-5)  # Sums of 12.
+
+    unknown = embed(self.given.unconditional())
+    standing = embed(self.given.replace(actions=0 * actions))
+    np.testing.assert_array_equal(unknown, standing)
+
+  def test_only_coordinates_tell_places_of_an_even_picture_apart(self):
+    even = np.ones((B, F, H, W, C), np.float32)
+    given = self.given.replace(image=even)
+    spread = {}
+    for told in (False, True):
+      model = VideoTransformer(**SIZE, **STREAMS, **LATENTS, coordinates=told)
+      params = random_params(model, even, self.t, given)
+      v = self.apply(even, given=given, params=params, coordinates=told)
+      spread[told] = np.ptp(v, axis=(2, 3)).max()
+    # Without, only the rounding of weights that sum to 1 differs.
+    self.assertGreater(spread[True], 100 * spread[False])
+
   def test_a_timestep_modulates_its_own_frame_alone(self):
     isolated = contexts.block_causal(F, 1, window=0)
     changed = self.t + np.float32([[0, 100, 0, 0]])

@@ -17,6 +17,12 @@ a pretrained model is unchanged until they are trained:
   actions  MLP, added to e per frame
   image    latents of the frame to continue from, patchified, added to tokens
 
+What an action does to a picture is, to first order, linear in both: a shift by
+δ is p + δ · ∂p. A small model is spared learning this product if the embedding
+of a patch p is `steered` by the actions a,
+
+  W p + Σ_i a_i W_i p.                                                   (1)
+
 With `parameterization='residual'` the network reads and corrects the difference
 to that image, see diffusion/residual.py: what a small model needs, which would
 otherwise spend its training on learning to copy.
@@ -65,6 +71,7 @@ class VideoTransformer(nn.Module):
     coordinates: whether the image stream tells each token its place. Rotary
       positions tell distances only, but what walking forward does to a pixel
       depends on where it is.
+    steered: whether the embedding of the image is linear in the actions, too.
     parameterization: 'velocity' or 'residual' (needs the image stream).
     residual_std: 'residual' only: standard deviation of frame - image.
     gate_init: mean of the residual gates at initialisation. Wan's is 0, which
@@ -86,6 +93,7 @@ class VideoTransformer(nn.Module):
   image: bool = False
   image_halo: int = 0
   coordinates: bool = False
+  steered: bool = False
   parameterization: str = 'velocity'
   residual_std: float = 0.7
   gate_init: float = 0.
@@ -198,10 +206,10 @@ class VideoTransformer(nn.Module):
   def _action_embedding(self, conditioning):
     if not self.action_dim:
       return 0.
-    known = conditioning.actions_mask[..., None]
     chex.assert_axis_dimension(conditioning.actions, 2, self.action_dim)
-    actions = jnp.where(known > 0, conditioning.actions, 0.)
-    actions = jnp.concatenate([actions, known], axis=-1)
+    actions = jnp.concatenate([
+        _known_actions(conditioning), conditioning.actions_mask[..., None]],
+        axis=-1)
     hidden = nn.silu(nn.Dense(self.dim, name='action_embedding_0')(actions))
     return nn.Dense(self.dim, kernel_init=nn.initializers.zeros,
                     name='action_embedding_2')(hidden)
@@ -217,6 +225,10 @@ class VideoTransformer(nn.Module):
       channels += _coordinates(image)
     patches = patchify(
         jnp.concatenate(channels, axis=-1), self.patch, self.image_halo)
+    if self.steered:  # Eq. (1), as one product.
+      a = _known_actions(conditioning)[:, :, None]
+      patches = jnp.concatenate([patches] + [
+          a[..., i:i + 1] * patches for i in range(self.action_dim)], axis=-1)
     return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
         patches.astype(self.dtype))
 
@@ -262,6 +274,12 @@ def _known_image(conditioning):
     return None
   known = conditioning.image_mask[:, :, None, None, None] > 0
   return jnp.where(known, conditioning.image, 0.)
+
+
+def _known_actions(conditioning):
+  """The actions [B, F, A], zero where they are unknown."""
+  known = conditioning.actions_mask[..., None] > 0
+  return jnp.where(known, conditioning.actions, 0.)
 
 
 def _coordinates(like_BFHWC):
