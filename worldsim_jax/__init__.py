@@ -9,7 +9,7 @@ import importlib
 __version__ = '0.1.0'
 
 _PUBLIC = {
-    'load': 'worldsim_jax.streaming.files',
+    'load': 'worldsim_jax.train.assemble',
     'World': 'worldsim_jax.streaming.world',
     'Conditioning': 'worldsim_jax.models.conditioning',
     'UserError': 'worldsim_jax.errors',

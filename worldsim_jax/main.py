@@ -34,6 +34,9 @@ _ACTIONS = flags.DEFINE_string(
     'as forward*20,left*10.')
 _PROMPT = flags.DEFINE_string(
     'prompt', None, 'sample: text, for models with it.')
+_STAGE = flags.DEFINE_string(
+    'stage', '', 'sample and export: the stage whose newest checkpoint to use; '
+    'default: the finished world, or the latest stage that can stream.')
 _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 
@@ -51,14 +54,15 @@ def _evaluate():
 def _sample():
   from worldsim_jax.streaming import sample
   source = _SOURCE.value or _needed(_WORKDIR)
-  sample.sample(source, _TARGET.value or f'{source}/sample.mp4', _ACTIONS.value,
+  sample.sample(lambda: _world(source),
+                _TARGET.value or f'{source}/sample.mp4', _ACTIONS.value,
                 prompt=_PROMPT.value, seed=_SEED.value)
 
 
 def _export():
   from worldsim_jax.streaming import export
   source = _SOURCE.value or _needed(_WORKDIR)
-  export.export(source, _TARGET.value or f'{source}/export')
+  export.export(_world(source), _TARGET.value or f'{source}/export')
 
 
 def _record():
@@ -68,6 +72,11 @@ def _record():
       _needed(_SOURCE), _needed(_TARGET), height=data.height, width=data.width,
       frames_per_second=data.frames_per_second)
   print(f'recorded; train on it with --config.data.records={directory}')
+
+
+def _world(source):
+  from worldsim_jax.train import assemble
+  return assemble.load(source, _STAGE.value)
 
 
 MODES = {'train': _train, 'evaluate': _evaluate, 'sample': _sample,

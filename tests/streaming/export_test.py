@@ -39,7 +39,7 @@ np.save(f'{target}/film.npy', np.concatenate(film))
 def setUpModule():
   shutil.rmtree(SAVED, ignore_errors=True)
   files.save(tiny_world.make(), SAVED / 'run' / 'world')
-  export.export(str(SAVED / 'run'), str(SAVED / 'exported'))
+  export.export(files.load(SAVED / 'run'), str(SAVED / 'exported'))
 
 
 def tearDownModule():

@@ -13,7 +13,6 @@ from tests.streaming import tiny_world
 from tests.streaming.tiny_world import ACTIONS
 from worldsim_jax.data import video_files
 from worldsim_jax.errors import UserError
-from worldsim_jax.streaming import files
 from worldsim_jax.streaming import sample
 
 
@@ -23,12 +22,9 @@ class SampleTest(parameterized.TestCase):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
     self.target = str(self.folder / 'film.mp4')
-    # A world from disk would compile its programs anew.
-    self.enter_context(mock.patch.object(
-        files, 'load', lambda unused_source: tiny_world.make()))
 
   def sample(self, actions, target=None, **kwargs):
-    sample.sample('source', target or self.target, actions, **kwargs)
+    sample.sample(tiny_world.make, target or self.target, actions, **kwargs)
     return video_files.read(
         target or self.target, height=24, width=32,
         frames_per_second=tiny_world.config().data.frames_per_second)
@@ -44,7 +40,7 @@ class SampleTest(parameterized.TestCase):
   def frames(self, actions, **kwargs):
     """What is written to the film, before H.264 makes it lossy."""
     with mock.patch.object(video_files, 'write_mp4') as write:
-      sample.sample('source', self.target, actions, **kwargs)
+      sample.sample(tiny_world.make, self.target, actions, **kwargs)
     return write.call_args.args[1]
 
   def test_the_film_is_what_the_world_shows(self):
@@ -67,10 +63,10 @@ class SampleTest(parameterized.TestCase):
     self.assertTrue(np.any(one != other))
 
   def test_a_target_that_is_no_mp4_is_refused_before_any_work(self):
-    with mock.patch.object(files, 'load') as load:
-      with self.assertRaisesRegex(UserError, '--target=film.gif .* .mp4'):
-        self.sample('forward', 'film.gif')
-      load.assert_not_called()
+    load = mock.Mock()
+    with self.assertRaisesRegex(UserError, '--target=film.gif .* .mp4'):
+      sample.sample(load, 'film.gif', 'forward')
+    load.assert_not_called()
 
   @parameterized.named_parameters(
       ('missing_file', '/nowhere/actions.npy', '/nowhere/actions.npy'),

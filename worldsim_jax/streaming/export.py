@@ -1,11 +1,11 @@
 """`--mode=export`: a world as two compiled-program files and its parameters.
 
-The artefact runs without this package's models: jax.export serialises
+The programs run without this package's models: jax.export serialises
 `World.start` and `World.advance` as StableHLO, which stays loadable for at
 least six months of JAX releases. A folder holds what `streaming.files` writes
 (so that it is a world, too) and
 
-  start.stablehlo    (variables, frames uint8, actions, key) -> session
+  start.stablehlo    (variables, frames uint8, actions, text, key) -> session
   advance.stablehlo  (variables, session, actions) -> session and frames uint8
 
 Trees cross the border as flat lists of arrays, in the order of jax.tree.leaves.
@@ -27,14 +27,13 @@ START, ADVANCE = 'start.stablehlo', 'advance.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def export(source, target):
+def export(world: World, target):
   """Writes a world and its programs to a folder.
 
   Args:
-    source: a world or a workdir with one.
+    world: what to write.
     target: the folder; an older one is replaced when the new one is complete.
   """
-  world = files.load(source)
   programs = compile_programs(world)
   files.save(world, target, extra=programs)
   print(f'{target}: parameters, and programs for {", ".join(PLATFORMS)}')
@@ -81,7 +80,10 @@ def example_inputs(world: World, batch: int):
 
 
 class ExportedWorld:
-  """An exported world, run from its program files."""
+  """An exported world, run from its program files.
+
+  Parameters and first frames are read, and text is encoded, as for a `World`.
+  """
 
   def __init__(self, path):
     """Reads the folder that `export` wrote.
@@ -100,7 +102,7 @@ class ExportedWorld:
                       'make them with --mode=export') from e
     self._variables = jax.tree.leaves(self._world.variables)
 
-  def stream(self, frames=None, seed: int = 0):
+  def stream(self, prompt: str | None = None, frames=None, seed: int = 0):
     """As World.stream; the session is a list of arrays."""
     world = self._world
     if frames is None:
@@ -108,7 +110,7 @@ class ExportedWorld:
     actions = jnp.zeros((1, world.context_frames, build.NUM_ACTIONS))
     return self._start.call(
         self._variables, np.asarray(frames)[None], actions,
-        world.encode_text(None), jax.random.key_data(jax.random.key(seed)))
+        world.encode_text(prompt), jax.random.key_data(jax.random.key(seed)))
 
   def step(self, session, actions_PA):
     """As World.step, with actions float [frames_per_step, 3]."""

@@ -51,18 +51,25 @@ def save(world: World, directory, extra=()):
     raise UserError(f'{directory} could not be written: {_line(e)}') from e
 
 
-def load(path) -> World:
+def is_world(directory) -> bool:
+  """Whether `save` wrote it."""
+  directory = epath.Path(directory)
+  return (directory / CONFIG).exists() and (directory / PARAMS).exists()
+
+
+def load(path, with_student: bool = True) -> World:
   """Reads a world.
 
   Args:
     path: its folder, or the workdir of a finished run; local or gs://.
+    with_student: False for one that was saved without (params = {}).
 
   Raises:
     UserError: if there is no world, or it does not fit its configuration.
   """
   path = epath.Path(path)
   for directory in (path, path / 'world'):
-    if (directory / CONFIG).exists() and (directory / PARAMS).exists():
+    if is_world(directory):
       break
   else:
     raise UserError(
@@ -72,6 +79,8 @@ def load(path) -> World:
     config = ml_collections.ConfigDict(
         json.loads((directory / CONFIG).read_text()))
     shapes = jax.eval_shape(lambda: initial_variables(config))
+    if not with_student:
+      shapes['student'] = {}
   with _readable(directory / PARAMS):
     # To one device of this machine, whatever the world was trained on.
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -114,8 +123,7 @@ def _is_replaceable(directory) -> bool:
     return True
   if not directory.is_dir():
     return False
-  is_world = all((directory / name).exists() for name in (CONFIG, PARAMS))
-  return is_world or not list(directory.iterdir())
+  return is_world(directory) or not list(directory.iterdir())
 
 
 def _remove(*directories):

@@ -7,15 +7,14 @@ import numpy as np
 from worldsim_jax.data import actions as action_lib
 from worldsim_jax.data import video_files
 from worldsim_jax.errors import UserError
-from worldsim_jax.streaming import files
 
 
-def sample(source, target: str, actions: str, *, prompt: str | None = None,
+def sample(load, target: str, actions: str, *, prompt: str | None = None,
            seed: int = 0):
   """Streams a world through the actions into an mp4 file.
 
   Args:
-    source: a world or a workdir with one.
+    load: () -> the world; called when the other arguments are in order.
     target: path of the mp4.
     actions: a script such as 'forward*20,left*10', or the path of a file.
     prompt: for models with text.
@@ -26,7 +25,7 @@ def sample(source, target: str, actions: str, *, prompt: str | None = None,
   is_file = os.path.exists(actions) or actions.endswith(
       ('.npy', '.json', '.txt'))
   commands = (action_lib.read if is_file else action_lib.parse)(actions)
-  world = files.load(source)
+  world = load()
   step = world.frames_per_step
   missing = -len(commands) % step
   commands = np.concatenate([commands, np.repeat(commands[-1:], missing, 0)])

@@ -12,6 +12,7 @@ import os
 from typing import Any, Iterator
 
 from etils import epath
+import jax
 import orbax.checkpoint as ocp
 
 from worldsim_jax.errors import UserError
@@ -123,6 +124,45 @@ class Checkpoints:
               else f'the last good checkpoint is step {last}')
       raise UserError(f'could not save to {self._directory}: '
                       f'{_first_line(error)}; {kept}.') from error
+
+
+def newest_params(directory, network: str) -> tuple[int, Any] | None:
+  """The best parameters of a network in the newest checkpoint.
+
+  Args:
+    directory: of a stage, as given to `Checkpoints`.
+    network: its name.
+
+  Returns:
+    (finished steps, parameters on the first device): averaged ones where there
+    are any; optimisers are not read. None if there is no checkpoint.
+
+  Raises:
+    UserError: if the checkpoint cannot be read.
+  """
+  directory = _absolute(directory)
+  if not directory.exists():
+    return None
+  with ocp.CheckpointManager(directory) as manager:
+    step = manager.latest_step()
+  if step is None:
+    return None
+  state = directory / str(step) / 'state'
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    try:
+      tree = reader.metadata(state).item_metadata.tree
+      part = 'ema' if network in tree.get('ema', {}) else 'params'
+      wanted = {part: {network: jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+          tree[part][network])}}
+      read = reader.restore(state, args=ocp.args.PyTreeRestore(
+          wanted, partial_restore=True,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
+    except Exception as error:  # Orbax raises many types for a broken file.
+      raise UserError(f'checkpoint {state} is unreadable: '
+                      f'{_first_line(error)}.') from error
+  return step, read[part][network]
 
 
 def check_same_config(saved: dict[str, Any], current: dict[str, Any], where):

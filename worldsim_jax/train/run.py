@@ -20,6 +20,7 @@ from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
+from worldsim_jax.train import assemble
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import datasets
 from worldsim_jax.train import loop
@@ -55,7 +56,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   print('data: renders, or finds, the films')
   frames_dir = datasets.frames(config, workdir)
   world, trained = train_stages(config, workdir, frames_dir)
-  files.save(world, workdir / 'world')
+  files.save(world, workdir / assemble.WORLD)
   summary = evaluate(config, workdir, world, trained, frames_dir)
   _print_summary(summary, workdir, time.time() - start)
   return summary
@@ -81,6 +82,8 @@ def train_stages(config, workdir, frames_dir):
           'latent_stats': tiny_vae.measure_latent_stats(
               build.tiny_vae(config), trained[name],
               datasets.films(config, frames_dir, FILMS))}
+      files.save(World(config, {}, vae_variables, _starts(config, frames_dir)),
+                 workdir / assemble.LATENT_SPACE)
       latents_dir = datasets.latents(
           config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
       make_batches = datasets.training_batches(
@@ -95,8 +98,13 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
   clips = replay.test_clips(config, frames_dir, world.context_frames)
   print(f'evaluation: {len(clips["rgb"])} test clips that move, '
         f'{config.evaluate.horizon} frames each')
-  played = replay.play(world, trained[config.evaluate.teacher], clips)
-  summary, drift = replay.summarise(replay.score(played))
+  parameters = {'teacher': trained[config.evaluate.teacher]}
+  last = config[config.stages[-1]]
+  if last.paradigm == 'self_forcing':
+    parameters['undistilled'] = trained[last.start_from]
+  played = replay.play(world, parameters, clips)
+  summary, drift = replay.summarise(
+      replay.score(played), clips['actions'][:, world.context_frames:])
   film = replay.film(
       played, clips, world.context_frames, config.evaluate.film_clips)
   path = workdir / 'films.mp4'

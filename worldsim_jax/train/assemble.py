@@ -1,0 +1,56 @@
+"""Worlds from the checkpoints of a run, finished or not.
+
+A finished run leaves its world in <workdir>/world. Before that, and for any
+stage, a world is the tokenizer (<workdir>/latent_space, which is written as
+soon as latents are) and the network of a causal stage's newest checkpoint.
+"""
+
+import json
+
+from etils import epath
+import ml_collections
+
+from worldsim_jax.errors import UserError
+from worldsim_jax.streaming import files
+from worldsim_jax.streaming.world import World
+from worldsim_jax.train import checkpoints
+
+CAUSAL = ('teacher_forcing', 'self_forcing')  # paradigms
+LATENT_SPACE, WORLD = 'latent_space', 'world'
+
+
+def load(path, stage: str = '') -> World:
+  """The world of a folder.
+
+  Args:
+    path: a world, or a workdir.
+    stage: of a workdir: the stage whose newest checkpoint is the student.
+      Default: the finished world; while there is none, the latest causal stage
+      that has a checkpoint.
+
+  Raises:
+    UserError: if there is no world, or the stage is not causal.
+  """
+  path = epath.Path(path)
+  if not stage and (files.is_world(path) or files.is_world(path / WORLD)):
+    return files.load(path)
+  if not files.is_world(path / LATENT_SPACE):
+    if stage:
+      raise UserError(f'{path} has no {LATENT_SPACE}/, which a run leaves there '
+                      'when its tokenizer is trained.')
+    return files.load(path)  # It says what is missing.
+  world = files.load(path / LATENT_SPACE, with_student=False)
+  stages = [name for name in world.config.stages
+            if world.config[name].paradigm in CAUSAL]
+  if stage and stage not in stages:
+    raise UserError(f'--stage={stage} is not one of {", ".join(stages)}, whose '
+                    'networks can stream.')
+  for name in [stage] if stage else reversed(stages):
+    found = checkpoints.newest_params(path / name, name)
+    if found is not None:
+      step, params = found
+      print(f'student: {name} after {step} of '
+            f'{world.config[name].num_steps} steps')
+      return World(world.config, params, world.vae_variables, world.starts)
+  raise UserError(f'{path} has no checkpoint of {stage or " or ".join(stages)} '
+                  'yet.')
