@@ -1,17 +1,13 @@
 """Record sets of the embedded world: a configuration becomes episodes."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import hashlib
-import multiprocessing
-import os
-import threading
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
 from worldsim_jax.data import records
 from worldsim_jax.data import splits
+from worldsim_jax.data import workers
 from worldsim_jax.errors import UserError
 
 JOB_BYTES = 2**25  # of frames that a worker sends back at once
@@ -67,36 +63,11 @@ def build(world: World, data_dir: str, num_workers: int = 2) -> str:
 
 def _episodes(world, split, num_workers):
   """All episodes of a split, in an order that workers do not change."""
-  jobs = list(_jobs(world, split))
-  if not num_workers:
-    for job in jobs:
-      yield from _play(*job)
-    return
-  # Spawned, not forked: this process may hold accelerator threads.
-  context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(
-      num_workers, context, initializer=_end_with_parent
-  ) as pool:
-    pending = collections.deque()
-    try:
-      while jobs or pending:
-        # A short queue: films must not pile up if the disk is slow.
-        while jobs and len(pending) < 2 * num_workers:
-          pending.append(pool.submit(_play, *jobs.pop(0)))
-        yield from pending.popleft().result()
-    finally:
-      for future in pending:
-        future.cancel()
-
-
-def _end_with_parent():
-  """A worker whose parent is killed would wait for jobs for ever."""
-
-  def watch():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
+  played = workers.run(
+      _play, _jobs(world, split), num_workers, name_of=lambda job: job[1]
+  )
+  for films in played:
+    yield from films
 
 
 def _jobs(world, split):
