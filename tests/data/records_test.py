@@ -196,6 +196,9 @@ class RecordsTest(absltest.TestCase):
   def test_nothing_to_write_is_an_error(self):
     with self.assertRaisesRegex(UserError, 'nothing to record'):
       self.write(train=count_to(0))
+    with self.assertRaisesRegex(UserError, 'k, test: .*nothing to record'):
+      self.write(train=count_to(2), test=count_to(0))
+    self.assertFalse(os.path.exists(records.folder(self.data_dir, 'k')))
 
   def test_tensorflow_is_never_imported(self):
     code = (

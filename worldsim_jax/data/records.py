@@ -233,7 +233,7 @@ def _build(data_dir, key, splits):
   builder = _builder_class(tfds, key)(
       schema(first),
       {
-          split: enumerate(_count(episodes, longest[split]))
+          split: enumerate(_count(episodes, longest[split], f'{key}, {split}'))
           for split, episodes in examples.items()
       },
       {'longest_shots': longest},
@@ -246,11 +246,13 @@ def _build(data_dir, key, splits):
     builder.download_and_prepare(download_dir=unused)
 
 
-def _count(episodes, longest):
+def _count(episodes, longest, name):
   """The same episodes; appends the frames of each one's longest shot."""
   for episode in episodes:
     longest.append(shots.longest(episode))
     yield episode
+  if not longest:
+    raise UserError(f'{name}: there is nothing to record')
 
 
 def _builder_class(tfds, key):
