@@ -201,6 +201,56 @@ class EvalClipsTest(absltest.TestCase):
       pipeline.eval_clips(source, clip_frames=11, num_clips=4)
 
 
+class CheckFilmsTest(parameterized.TestCase):
+
+  def check(self, needed, splits=('train', 'test'), height=4, width=6, **more):
+    films = [
+        with_cuts(episode(0, 12)),
+        with_cuts(episode(1, 20), 8),
+        with_cuts(episode(2, 5)),
+    ]
+    directory = records.write(
+        self.create_tempdir().full_path,
+        'k',
+        {split: lambda: iter(films) for split in splits},
+    )
+    with mock.patch.object(records.Source, '__getitem__'):  # No reading.
+      pipeline.check_films(
+          directory, needed, height=height, width=width, **more
+      )
+
+  def test_films_that_are_long_enough_pass_and_short_ones_are_told_of(self):
+    self.check({'train': {'config.a': 5}, 'test': {'config.b': 1}})
+    with self.assertLogs(level='WARNING') as logs:
+      self.check({'train': {'config.a': 3, 'config.b': 12}, 'test': {}})
+    self.assertLen(logs.output, 1)
+    self.assertIn('config.b=12: 1 of 3 films for train in', logs.output[0])
+
+  @parameterized.parameters(
+      (
+          dict(needed={'train': {}, 'test': {'config.a': 13}}),
+          'config.a needs 13 successive .* of 3 films for test .* has 12',
+      ),
+      (
+          dict(needed={'train': {'config.a + config.b': 21}}),
+          'config.a . config.b needs 21 successive frames, .* for train',
+      ),
+      (
+          dict(needed={'train': {}, 'test': {}}, splits=['train']),
+          "no split 'test', a run needs train and test; it has train",
+      ),
+      (
+          dict(needed={'train': {}}, height=8),
+          'frames of 4 x 6 x 3, but config.data.height=8, config.data.width=6',
+      ),
+      (dict(needed={'train': {}}, fields=('rgb', 'depth')), "no field 'depth'"),
+  )
+  def test_what_would_fail_later_is_one_line_now(self, options, said):
+    with self.assertRaisesRegex(UserError, said) as caught:
+      self.check(**options)
+    self.assertNotIn('\n', str(caught.exception))
+
+
 class MotionTest(absltest.TestCase):
 
   def test_motion_is_the_mean_difference_in_grey_levels(self):

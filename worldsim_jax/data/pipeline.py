@@ -8,9 +8,11 @@ exactly.
 
 import json
 
+from absl import logging
 import numpy as np
 
 from worldsim_jax.data import missing
+from worldsim_jax.data import records
 from worldsim_jax.data import shots
 from worldsim_jax.errors import UserError
 
@@ -57,20 +59,19 @@ def make_iterator(
   grain = _grain()
   usable = _usable(source, clip_frames, TRAINING)
 
-  def select(number):
-    episode = source[number]
-    _check_fields(episode, fields)
-    kept = {*fields, 'shot_id'} & set(episode)
-    return {name: episode[name] for name in kept}
+  def read(number):
+    episode = _select(source[number], fields)
+    return episode, shots.starts(episode, clip_frames)
 
-  size = sum(np.asarray(v).nbytes for v in select(usable[0]).values())
+  first, _ = read(usable[0])
+  size = sum(np.asarray(v).nbytes for v in first.values())
   if in_memory is None:
     in_memory = size * len(usable) < IN_MEMORY_BYTES
-  held = {number: select(number) for number in usable if in_memory}
+  held = {number: read(number) for number in usable if in_memory}
 
   def cut_at_random(number, rng):
-    episode = held[number] if in_memory else select(number)
-    begin = rng.choice(shots.starts(episode, clip_frames))
+    episode, begins = held.get(number) or read(number)
+    begin = begins[rng.integers(len(begins))]
     return _cut(episode, begin, clip_frames, fields)
 
   dataset = grain.MapDataset.source(usable).seed(seed).shuffle().repeat()
@@ -93,8 +94,9 @@ def eval_clips(
   """The same clips on every call: a dict of arrays [num_clips, F, ...].
 
   They are spread evenly over the episodes, whose order is that of their maps,
-  so that every map has its part. 'map' [num_clips] tells whose clip it is: clips
-  of one map are no independent samples. A film of no map is a map of its own.
+  so that every map has its part. 'map' [num_clips] tells whose clip it is:
+  clips of one map are no independent samples. A film of no map is a map of its
+  own.
 
   Raises:
     UserError: if no episode has a shot of clip_frames.
@@ -104,14 +106,58 @@ def eval_clips(
   clips = []
   for number, count in zip(*np.unique(numbers, return_counts=True)):
     episode = source[int(number)]
-    _check_fields(episode, fields)
     begins = shots.starts(episode, clip_frames)
     rng = np.random.default_rng([seed, number])
     # All different, unless there are too few.
     for begin in np.resize(rng.permutation(begins), count):
-      clip = _cut(episode, begin, clip_frames, fields)
+      clip = _cut(_select(episode, fields), begin, clip_frames, fields)
       clips.append(clip | {'map': _map_of(episode, number)})
   return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def check_films(
+    directory: str,
+    needed: dict[str, dict[str, int]],
+    *,
+    height: int,
+    width: int,
+    fields=('rgb', 'actions', 'caption'),
+):
+  """Raises UserError for records that a run would fail on, maybe hours later.
+
+  Only metadata is read. Films that are too short for something are told of; it
+  is an error if all of a split are.
+
+  Args:
+    directory: of a record set of frames.
+    needed: for each split, what needs successive frames -> how many, say
+      {'train': {'config.tokenizer.clip_frames': 4}, 'test': {...}}.
+    height: config.data.height.
+    width: config.data.width.
+    fields: that the run reads.
+  """
+  for split, lengths in needed.items():
+    source = records.Source(directory, split)
+    lost = [name for name in fields if name not in source.shapes]
+    if lost:
+      raise UserError(f'{directory} has no field {lost[0]!r}')
+    size = source.shapes['rgb'][1:]
+    if size != (height, width, 3):
+      raise UserError(
+          f'{directory} has frames of {" x ".join(map(str, size))}, but '
+          f'config.data.height={height}, config.data.width={width}'
+      )
+    longest = shots.longest_of_each(source)
+    for key, frames in lengths.items():
+      few = f'of {len(longest)} films for {split} in {directory}'
+      short = np.count_nonzero(longest < frames)
+      if short == len(longest):
+        raise UserError(
+            f'{key} needs {frames} successive frames, but the longest shot '
+            f'{few} has {longest.max()}'
+        )
+      if short:
+        logging.warning('%s=%d: %d %s are too short', key, frames, short, few)
 
 
 def motion(rgb_BFHWC: np.ndarray) -> np.ndarray:
@@ -147,20 +193,23 @@ def _usable(source, clip_frames, key) -> list[int]:
   return np.flatnonzero(longest >= clip_frames).tolist()
 
 
-def _check_fields(episode, fields):
+def _select(episode, fields):
+  """The fields that a clip is cut from, and the shots, if they agree."""
   lost = [name for name in fields if name not in episode]
   if lost:
     raise ValueError(
         f'episodes have no field {lost[0]!r}; they have '
         f'{", ".join(episode)}'
     )
+  names = [name for name in (*fields, 'shot_id') if name in episode]
   lengths = {
       name: len(episode[name])
-      for name in (*fields, 'shot_id')
-      if name in episode and shots.is_per_frame(name, episode)
+      for name in names
+      if shots.is_per_frame(name, episode)
   }
   if len(set(lengths.values())) > 1:
     raise ValueError(f'fields must agree in their number of frames: {lengths}')
+  return {name: episode[name] for name in names}
 
 
 def _cut(episode, begin, clip_frames, fields):

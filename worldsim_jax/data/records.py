@@ -47,8 +47,8 @@ class Source:
     builder = _open_builder(directory)
     if split not in builder.info.splits:
       raise UserError(
-          f'{directory} has no split {split!r}; it has '
-          f'{", ".join(builder.info.splits)}'
+          f'{directory} has no split {split!r}, a run needs train and test; it '
+          f'has {", ".join(builder.info.splits)}'
       )
     info = builder.info.splits[split]
     self.files = [str(path) for path in info.filepaths]
