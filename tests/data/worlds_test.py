@@ -7,8 +7,12 @@ import sys
 import time
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import numpy as np
 
+from configs import base
+from configs import doom
+from configs import quickstart
 from worldsim_jax.data import episodes
 from worldsim_jax.data import records
 from worldsim_jax.data import splits
@@ -87,6 +91,61 @@ class WorldsTest(absltest.TestCase):
   def test_a_test_map_cannot_be_trained_on(self):
     with self.assertRaisesRegex(UserError, 'MAP30 is a map of the test split'):
       small_world(train_maps=('MAP01', 'MAP30'))
+
+
+class ConfigTest(parameterized.TestCase):
+
+  def check(self, **changes):
+    data = base.get_config().data
+    data.update(changes)
+    worlds.check_config(data)
+
+  def test_the_configs_of_this_repository_pass(self):
+    for config in (base, quickstart, doom):
+      worlds.check_config(config.get_config().data)
+    worlds.check_config(doom.get_config('tiny').data)
+
+  @parameterized.parameters(
+      (
+          dict(policy='fly'),
+          "data.policy='fly' is not one of random_walk, navig",
+      ),
+      (dict(train_maps=('MAP99',)), "data.train_maps: there is no map 'MAP99'"),
+      (dict(test_maps=('gen:x',)), "data.test_maps: map 'gen:x': a generated"),
+      (
+          dict(train_maps=('MAP30',)),
+          "train_maps has 'MAP30', a map of the test",
+      ),
+      (dict(test_maps=('gen:1',)), "test_maps has 'gen:1', a map of the train"),
+      (
+          dict(generated_test_maps=0),
+          'no maps to test on: config.data.test_maps',
+      ),
+      (dict(generated_train_maps=0), 'config.data.generated_train_maps=0'),
+      (dict(generated_test_maps=-1), 'data.generated_test_maps=-1 must be at'),
+      (
+          dict(generated_train_maps=2**21),
+          'data.generated_train_maps: the train',
+      ),
+      (dict(num_frames=1), 'config.data.num_frames=1 must be at least 2'),
+      (dict(train_episodes=0), 'config.data.train_episodes=0 must be at least'),
+      (dict(tics_per_frame=0), 'config.data.tics_per_frame=0 must be at least'),
+      (dict(height=0), 'config.data.height=0 must be at least 1'),
+      (
+          dict(frames_per_second=0.0),
+          'config.data.frames_per_second=0.0 must be',
+      ),
+      (dict(records='x', width=-1), 'config.data.width=-1 must be at least 1'),
+  )
+  def test_what_cannot_be_names_its_key_in_one_line(self, changes, said):
+    with self.assertRaises(UserError) as caught:
+      self.check(**changes)
+    self.assertIn(said, str(caught.exception))
+    self.assertIn('config.data.', str(caught.exception))
+    self.assertNotIn('\n', str(caught.exception))
+
+  def test_a_users_own_records_need_no_maps(self):
+    self.check(records='there', generated_test_maps=0, policy='none')
 
 
 BUILD_FOR_LONG = """

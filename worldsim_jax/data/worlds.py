@@ -5,6 +5,7 @@ import hashlib
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
+from worldsim_jax.data import navigator
 from worldsim_jax.data import records
 from worldsim_jax.data import splits
 from worldsim_jax.data import workers
@@ -36,6 +37,66 @@ class World(engine_lib.Options):
 
   def maps(self, split: str) -> tuple[str, ...]:
     return self.train_maps if split == 'train' else self.test_maps
+
+
+# What keys of config.data must at least be.
+LEAST = dict(height=1, width=1)
+LEAST_OF_A_WORLD = dict(
+    tics_per_frame=1,
+    generated_train_maps=0,
+    generated_test_maps=0,
+    train_episodes=1,
+    test_episodes=1,
+    num_frames=2,
+    num_workers=0,
+)
+
+
+def check_config(data):
+  """Raises UserError, naming the key, for a config.data that cannot be.
+
+  Of a user's own records little is asked here: see `pipeline.check_films`.
+  """
+  least = LEAST if data.records else LEAST | LEAST_OF_A_WORLD
+  for key, low in least.items():
+    if data[key] < low:
+      raise UserError(f'config.data.{key}={data[key]} must be at least {low}.')
+  if not data.frames_per_second > 0:
+    raise UserError(
+        f'config.data.frames_per_second={data.frames_per_second} must be more '
+        'than 0.'
+    )
+  if data.records:
+    return
+  if data.policy not in navigator.PLAYERS:
+    raise UserError(
+        f'config.data.policy={data.policy!r} is not one of '
+        f'{", ".join(navigator.PLAYERS)}.'
+    )
+  for split in splits.SPLITS:
+    _check_maps(data, split)
+
+
+def _check_maps(data, split):
+  count = data[f'generated_{split}_maps']
+  if not count and not data[f'{split}_maps']:
+    raise UserError(
+        f'there are no maps to {split} on: config.data.{split}_maps is empty '
+        f'and config.data.generated_{split}_maps=0.'
+    )
+  for key, names in (
+      (f'{split}_maps', lambda: data[f'{split}_maps']),
+      (f'generated_{split}_maps', lambda: splits.generated_maps(split, count)),
+  ):
+    try:
+      actual = {name: splits.split_of(name) for name in names()}
+    except UserError as e:
+      raise UserError(f'config.data.{key}: {e}') from e
+    for name, other in actual.items():
+      if other != split:
+        raise UserError(
+            f'config.data.{key} has {name!r}, a map of the {other} split.'
+        )
 
 
 def build(world: World, data_dir: str, num_workers: int = 2) -> str:
