@@ -2,8 +2,10 @@
 
 import contextlib
 import glob
+import multiprocessing
 import subprocess
 import sys
+import threading
 import time
 
 from absl.testing import absltest
@@ -81,6 +83,25 @@ class WorldsTest(absltest.TestCase):
       time.sleep(0.05)
     self.assertGreaterEqual(len(family), 5)
     self.assertEmpty([pid for pid in family if _is_alive(pid)])
+    self.assertEmpty(glob.glob(f'{data_dir}/**/features.json', recursive=True))
+
+  def test_a_worker_that_dies_is_one_line_and_leaves_no_records(self):
+    data_dir = self.create_tempdir().full_path
+    world = small_world(num_frames=10**6)
+
+    def kill_a_worker():
+      while not (workers := multiprocessing.active_children()):
+        time.sleep(0.05)
+      workers[0].kill()
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    with self.assertRaisesRegex(
+        UserError, 'a worker process died at gen:0 .killed, '
+    ) as caught:
+      worlds.build(world, data_dir, num_workers=2)
+    killer.join()
+    self.assertNotIn('\n', str(caught.exception))
     self.assertEmpty(glob.glob(f'{data_dir}/**/features.json', recursive=True))
 
   def test_a_stored_recipe_renders_to_the_stored_film(self):
