@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -69,8 +70,11 @@ class WorldsTest(absltest.TestCase):
         np.testing.assert_array_equal(value, together[number][name])
 
   def test_a_killed_build_leaves_no_process_and_no_records(self):
-    data_dir = self.create_tempdir().full_path
-    process = subprocess.Popen([sys.executable, '-c', BUILD_FOR_LONG, data_dir])
+    data_dir, temporary = (self.create_tempdir().full_path for _ in range(2))
+    process = subprocess.Popen(
+        [sys.executable, '-c', BUILD_FOR_LONG, data_dir],
+        env={**os.environ, 'TMPDIR': temporary},
+    )
     # Each of two workers runs an engine.
     family = set()
     while len(family) < 5 and process.poll() is None:
@@ -83,6 +87,7 @@ class WorldsTest(absltest.TestCase):
       time.sleep(0.05)
     self.assertGreaterEqual(len(family), 5)
     self.assertEmpty([pid for pid in family if _is_alive(pid)])
+    self.assertEmpty(glob.glob(f'{temporary}/worldsim_workers_*'))
     self.assertEmpty(glob.glob(f'{data_dir}/**/features.json', recursive=True))
 
   def test_a_worker_that_dies_is_one_line_and_leaves_no_records(self):

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -77,6 +78,7 @@ def _begin(folder):
   def watch():
     # A worker whose parent is killed would wait for jobs for ever.
     multiprocessing.parent_process().join()
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
