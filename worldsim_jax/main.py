@@ -70,7 +70,8 @@ def _record():
   data = _needed(_CONFIG).data
   directory = video_files.record(
       _needed(_SOURCE), _needed(_TARGET), height=data.height, width=data.width,
-      frames_per_second=data.frames_per_second)
+      frames_per_second=data.frames_per_second,
+      tics_per_frame=data.tics_per_frame)
   print(f'recorded; train on it with --config.data.records={directory}')
 
 

@@ -24,6 +24,23 @@ class ActionsTest(parameterized.TestCase):
     np.testing.assert_array_equal(parsed[35], [0, -24, 0])
     np.testing.assert_array_equal(parsed[-4:], 0)
 
+  def test_a_word_is_a_speed_whatever_the_length_of_a_frame(self):
+    script = 'forward*2,left+back'
+    whole = actions.parse(script)
+    np.testing.assert_array_equal(whole, actions.parse(script, 4))
+    np.testing.assert_array_equal(actions.parse(script, 2), whole / 2)
+    np.testing.assert_array_equal(actions.parse(script, 1), whole / 4)
+    self.assertEqual(actions.parse(script, 3).dtype, np.float32)
+
+  def test_files_of_words_follow_the_length_of_a_frame_and_numbers_do_not(self):
+    for name, content, expected in (
+        ('a.txt', 'forward,left', [[12, 0, 0], [0, 0, 4]]),
+        ('a.json', '["forward", "left"]', [[12, 0, 0], [0, 0, 4]]),
+        ('b.json', '[[24, 0, 0]]', [[24, 0, 0]]),
+    ):
+      path = self.create_tempfile(name, content).full_path
+      np.testing.assert_array_equal(actions.read(path, 2), expected)
+
   def test_opposite_words_cancel(self):
     np.testing.assert_array_equal(
         actions.parse('left+right, back+forward'), np.zeros((2, 3))
@@ -58,6 +75,9 @@ class ActionsTest(parameterized.TestCase):
   @parameterized.parameters(
       ('a.json', '[[1, 2]]', 'shape'),
       ('a.json', '{', 'cannot read'),
+      ('a.json', '["forward", "fly"]', "'fly'"),
+      ('a.json', '[["forward"]]', 'cannot read'),
+      ('a.json', '[]', 'no actions'),
       ('a.json', '[[1, 2], [3]]', 'cannot read'),
       ('a.txt', 'fly', "'fly'"),
       ('a.json', '[[NaN, 0, 0]]', 'finite'),

@@ -1,9 +1,11 @@
 """The engine obeys in physical units, and shows nothing but the world."""
 
 import glob
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from unittest import mock
 
@@ -125,6 +127,65 @@ class CalibrationTest(parameterized.TestCase):
       self.engine.reset(start=(-500.0, 0.0, 0.0))
 
 
+PLAY = """
+from worldsim_jax.data import engine
+for _ in range(4):
+  with engine.Engine('gen:1') as game:
+    game.reset()
+    game.step((24., 0., 5.))
+"""
+
+
+def start_player(folder):
+  """A process that plays with `folder` as its working directory."""
+  return subprocess.Popen(
+      [sys.executable, '-c', PLAY],
+      cwd=folder,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+
+
+class WorkingDirectoryTest(absltest.TestCase):
+
+  def test_many_engines_start_side_by_side_and_leave_nothing(self):
+    folder = self.create_tempdir().full_path
+    players = [start_player(folder) for _ in range(6)]
+    for player in players:
+      _, errors = player.communicate()
+      self.assertEqual(player.returncode, 0, errors)
+    self.assertEmpty(os.listdir(folder))
+
+  def test_a_folder_where_nobody_can_write_is_no_obstacle(self):
+    # In /proc not even root can make a folder.
+    player = start_player('/proc')
+    _, errors = player.communicate()
+    self.assertEqual(player.returncode, 0, errors)
+
+  def test_a_users_folder_of_the_engines_name_is_left_alone(self):
+    folder = self.create_tempdir().full_path
+    os.mkdir(os.path.join(folder, '_vizdoom'))
+    player = start_player(folder)
+    _, errors = player.communicate()
+    self.assertEqual(player.returncode, 0, errors)
+    self.assertEqual(os.listdir(folder), ['_vizdoom'])
+
+  def test_no_file_outlives_the_start(self):
+    folder = self.create_tempdir().full_path
+    with mock.patch.object(tempfile, 'tempdir', folder):
+      with engine_lib.Engine('gen:1'):
+        self.assertEmpty(os.listdir(folder))
+
+  def test_a_temporary_folder_without_programs_is_one_line(self):
+    with mock.patch.object(os, 'access', lambda *unused: False):
+      with self.assertRaisesRegex(UserError, 'cannot run in .*TMPDIR'):
+        engine_lib.Engine('gen:1')
+    with mock.patch.object(tempfile, 'tempdir', '/nonexistent'):
+      with self.assertRaisesRegex(UserError, 'gen:1: .*did not start.*/nonex'):
+        engine_lib.Engine('gen:1')
+
+
 class EngineTest(absltest.TestCase):
 
   def test_the_player_cannot_be_hurt(self):
@@ -182,6 +243,17 @@ class EngineTest(absltest.TestCase):
       for action in actions.parse('forward*60'):
         _, pose = engine.step(action)
     self.assertLess(pose[1], 3 * 384)
+
+  def test_an_engine_that_dies_is_one_line(self):
+    before = set(_children(os.getpid()))
+    with engine_lib.Engine('gen:1') as engine:
+      engine.reset()
+      for pid in set(_children(os.getpid())) - before:
+        os.kill(int(pid), signal.SIGKILL)
+      with self.assertRaisesRegex(UserError, 'gen:1: the engine died'):
+        engine.step((24.0, 0, 0))
+      with self.assertRaisesRegex(UserError, 'gen:1: the engine died'):
+        engine.reset()
 
   def test_the_engine_dies_with_a_killed_process(self):
     code = (

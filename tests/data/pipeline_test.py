@@ -27,6 +27,11 @@ def episode(number, frames=20):
   )
 
 
+def with_cuts(film, *cuts):
+  shot_id = np.searchsorted(cuts, np.arange(len(film['rgb'])), side='right')
+  return film | dict(shot_id=shot_id.astype(np.int32))
+
+
 class PipelineTest(parameterized.TestCase):
 
   def setUp(self):
@@ -49,6 +54,28 @@ class PipelineTest(parameterized.TestCase):
       np.testing.assert_array_equal(number, number[0])
       np.testing.assert_array_equal(frame, frame[0] + np.arange(5))
       np.testing.assert_array_equal(batch['actions'][k, :, 0], frame)
+
+  @parameterized.parameters(True, False)
+  def test_clips_lie_within_one_shot(self, in_memory):
+    # Shots of 7, 6 and 7 frames: clips of 6 begin at 0, 1, 7, 13 and 14.
+    source = [with_cuts(episode(k), 7, 13) for k in range(4)]
+    batches = self.batches(source, clip_frames=6, in_memory=in_memory)
+    begins = [next(batches)['actions'][:, 0, 0] for _ in range(20)]
+    self.assertCountEqual(np.unique(begins), [0, 1, 7, 13, 14])
+    self.assertNotIn('shot_id', next(batches))
+
+  @parameterized.parameters(True, False)
+  def test_films_without_a_long_shot_are_left_out(self, in_memory):
+    self.source[3] = with_cuts(episode(3), 4, 8, 12, 16)
+    self.source[5] = episode(5, frames=4)
+    batches = self.batches(batch_size=8, in_memory=in_memory)
+    for _ in range(3):
+      seen = next(batches)['rgb'][:, 0, 0, 0, 0].tolist()
+      self.assertCountEqual(seen, [0, 1, 2, 4, 6, 7, 8, 9])
+    state = batches.get_state()
+    expected = next(batches)
+    batches.set_state(state)
+    np.testing.assert_array_equal(next(batches)['rgb'], expected['rgb'])
 
   def test_a_restored_state_gives_the_very_same_batches(self):
     batches = self.batches()
@@ -97,11 +124,15 @@ class PipelineTest(parameterized.TestCase):
     longer = [dict(episode(0), latents=np.zeros((7, 1)))]
     with self.assertRaisesRegex(ValueError, "agree.*'latents': 7"):
       self.batches(longer, fields=('rgb', 'latents'))
-    with self.assertRaisesRegex(ValueError, 'clip_frames=21 .*20 frames'):
+    with self.assertRaisesRegex(
+        UserError, 'clip_frames=21 .config.<stage>.clip_frames. .*20 frames'
+    ):
       self.batches(clip_frames=21)
+    with self.assertRaisesRegex(UserError, 'clip_frames=13 .*12 frames of the'):
+      self.batches([with_cuts(episode(0), 12)], clip_frames=13)
     with self.assertRaisesRegex(ValueError, "no field 'depth'.*rgb, actions"):
       self.batches(fields=('depth',))
-    with self.assertRaisesRegex(ValueError, 'no episodes'):
+    with self.assertRaisesRegex(UserError, 'no episodes'):
       self.batches([])
 
   def test_without_grain_the_pip_line_is_given(self):
@@ -137,18 +168,87 @@ class EvalClipsTest(absltest.TestCase):
     self.assertEqual(one['rgb'].shape, (8, 6, 4, 6, 3))
     self.assertCountEqual(one['rgb'][:, 0, 0, 0, 0].tolist(), [0, 1, 2, 3] * 2)
 
-  def test_only_clips_that_move_are_taken_if_asked(self):
-    still = dict(episode(0), rgb=np.zeros((20, 4, 6, 3), np.uint8))
-    clips = pipeline.eval_clips(
-        [still, episode(1)],
-        clip_frames=6,
-        num_clips=3,
-        min_motion=0.3,
-        fields=('rgb',),
+  def test_fewer_clips_than_episodes_are_of_all_maps_and_say_which(self):
+    # As recorded: map after map.
+    source = [
+        episode(k) | dict(recipe=json.dumps({'map': f'gen:{k // 8}'}))
+        for k in range(40)
+    ]
+    clips = pipeline.eval_clips(source, clip_frames=6, num_clips=10)
+    self.assertCountEqual(clips['map'], [f'gen:{k}' for k in range(5)] * 2)
+    for name, number in zip(clips['map'], clips['rgb'][:, 0, 0, 0, 0]):
+      self.assertEqual(name, f'gen:{number // 8}')
+
+  def test_a_film_of_no_map_is_a_map_of_its_own(self):
+    source = [episode(0) | dict(recipe=''), episode(1)]
+    clips = pipeline.eval_clips(source, clip_frames=6, num_clips=3)
+    self.assertEqual(clips['map'].tolist(), ['film 0', 'film 0', 'film 1'])
+
+  def test_clips_of_one_film_differ_while_they_can(self):
+    clips = pipeline.eval_clips([episode(0)], clip_frames=18, num_clips=4)
+    begins = clips['actions'][:, 0, 0]
+    self.assertCountEqual(begins[:3], [0, 1, 2])
+    self.assertIn(begins[3], [0, 1, 2])
+
+  def test_clips_lie_within_one_shot(self):
+    source = [with_cuts(episode(0), 10), with_cuts(episode(1), 5, 10, 15)]
+    clips = pipeline.eval_clips(source, clip_frames=9, num_clips=4)
+    self.assertCountEqual(clips['actions'][:, 0, 0], [0, 1, 10, 11])
+    np.testing.assert_array_equal(clips['rgb'][:, 0, 0, 0, 0], 0)
+    with self.assertRaisesRegex(
+        UserError, r'clip_frames=11 \(config.evaluate.horizon \+ .* 10 frames'
+    ):
+      pipeline.eval_clips(source, clip_frames=11, num_clips=4)
+
+
+class CheckFilmsTest(parameterized.TestCase):
+
+  def check(self, needed, splits=('train', 'test'), height=4, width=6, **more):
+    films = [
+        with_cuts(episode(0, 12)),
+        with_cuts(episode(1, 20), 8),
+        with_cuts(episode(2, 5)),
+    ]
+    directory = records.write(
+        self.create_tempdir().full_path,
+        'k',
+        {split: lambda: iter(films) for split in splits},
     )
-    np.testing.assert_array_equal(clips['rgb'][:, 0, 0, 0, 0], 1)
-    with self.assertRaisesRegex(ValueError, 'only 0 of num_clips=2'):
-      pipeline.eval_clips([still], clip_frames=6, num_clips=2, min_motion=0.3)
+    with mock.patch.object(records.Source, '__getitem__'):  # No reading.
+      pipeline.check_films(
+          directory, needed, height=height, width=width, **more
+      )
+
+  def test_films_that_are_long_enough_pass_and_short_ones_are_told_of(self):
+    self.check({'train': {'config.a': 5}, 'test': {'config.b': 1}})
+    with self.assertLogs(level='WARNING') as logs:
+      self.check({'train': {'config.a': 3, 'config.b': 12}, 'test': {}})
+    self.assertLen(logs.output, 1)
+    self.assertIn('config.b=12: 1 of 3 films for train in', logs.output[0])
+
+  @parameterized.parameters(
+      (
+          dict(needed={'train': {}, 'test': {'config.a': 13}}),
+          'config.a needs 13 successive .* of 3 films for test .* has 12',
+      ),
+      (
+          dict(needed={'train': {'config.a + config.b': 21}}),
+          'config.a . config.b needs 21 successive frames, .* for train',
+      ),
+      (
+          dict(needed={'train': {}, 'test': {}}, splits=['train']),
+          "no split 'test', a run needs train and test; it has train",
+      ),
+      (
+          dict(needed={'train': {}}, height=8),
+          'frames of 4 x 6 x 3, but config.data.height=8, config.data.width=6',
+      ),
+      (dict(needed={'train': {}}, fields=('rgb', 'depth')), "no field 'depth'"),
+  )
+  def test_what_would_fail_later_is_one_line_now(self, options, said):
+    with self.assertRaisesRegex(UserError, said) as caught:
+      self.check(**options)
+    self.assertNotIn('\n', str(caught.exception))
 
 
 class MotionTest(absltest.TestCase):
@@ -157,12 +257,6 @@ class MotionTest(absltest.TestCase):
     rgb = np.zeros((1, 3, 2, 2, 3), np.uint8)
     rgb[:, 1], rgb[:, 2] = 10, 4
     np.testing.assert_array_equal(pipeline.motion(rgb), [[0, 10, 6]])
-
-  def test_pose_motion_goes_the_short_way_round(self):
-    pose = np.array([[0, 0, 41, 350.0], [3, 4, 41, 10.0], [3, 4, 50, 5.0]])
-    distance, turn = pipeline.pose_motion(pose)
-    np.testing.assert_allclose(distance, [0, 5, 0])
-    np.testing.assert_allclose(turn, [0, 20, 5])
 
 
 if __name__ == '__main__':

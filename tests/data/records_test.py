@@ -10,6 +10,7 @@ from absl.testing import absltest
 import numpy as np
 
 from worldsim_jax.data import records
+from worldsim_jax.data import shots
 from worldsim_jax.errors import UserError
 
 
@@ -133,9 +134,11 @@ class RecordsTest(absltest.TestCase):
 
   def test_a_damaged_description_is_named(self):
     directory = self.write()
-    os.truncate(os.path.join(directory, 'features.json'), 20)
-    with self.assertRaisesRegex(UserError, 'dataset_info.json is damaged'):
-      records.Source(directory, 'train')
+    for name in ('metadata.json', 'features.json'):
+      os.truncate(os.path.join(directory, name), 20)
+      with self.assertRaisesRegex(UserError, 'dataset_info.json is damaged'):
+        records.Source(directory, 'train')
+      os.remove(os.path.join(directory, name))
 
   def test_a_missing_set_or_split_is_named(self):
     with self.assertRaisesRegex(UserError, 'nowhere: no such record set'):
@@ -147,8 +150,12 @@ class RecordsTest(absltest.TestCase):
     def encode(rgb):
       return rgb[:, ::8, ::8].astype(np.float16) / 128 - 1
 
-    directory = records.write_latents(
-        self.write(), self.data_dir, 'every eighth pixel', encode
+    def transform(episode):
+      rest = {k: v for k, v in episode.items() if k != 'rgb'}
+      return {**rest, 'latents': encode(episode['rgb'])}
+
+    directory = records.derive(
+        self.write(), self.data_dir, 'every eighth pixel', transform
     )
     source = records.Source(directory, 'train')
     for number in (0, 19):
@@ -164,6 +171,23 @@ class RecordsTest(absltest.TestCase):
       self.assertNotIn('rgb', source[number])
     self.assertLen(records.Source(directory, 'test'), 3)
 
+  def test_the_longest_shot_of_each_episode_is_known_without_reading(self):
+    def films():
+      for cut in (3, 6, 12):
+        shot_id = (np.arange(12) >= cut).astype(np.int32)
+        yield dict(episode(cut), shot_id=shot_id)
+
+    directory = self.write(train=films, test=count_to(2))
+    with mock.patch.object(shots, 'longest', side_effect=AssertionError):
+      train, test = (records.Source(directory, s) for s in ('train', 'test'))
+      self.assertEqual(train.longest_shots, [9, 6, 12])
+      self.assertEqual(test.longest_shots, [12, 12])
+    self.assertEqual(train.shapes['rgb'], (None, 48, 64, 3))
+    os.remove(os.path.join(directory, 'metadata.json'))  # As older sets are.
+    self.assertEqual(
+        records.Source(directory, 'train').longest_shots, [9, 6, 12]
+    )
+
   def test_without_tfds_the_pip_line_is_given(self):
     with mock.patch.dict(sys.modules, {'tensorflow_datasets': None}):
       with self.assertRaisesRegex(UserError, 'pip install tensorflow-datasets'):
@@ -172,6 +196,9 @@ class RecordsTest(absltest.TestCase):
   def test_nothing_to_write_is_an_error(self):
     with self.assertRaisesRegex(UserError, 'nothing to record'):
       self.write(train=count_to(0))
+    with self.assertRaisesRegex(UserError, 'k, test: .*nothing to record'):
+      self.write(train=count_to(2), test=count_to(0))
+    self.assertFalse(os.path.exists(records.folder(self.data_dir, 'k')))
 
   def test_tensorflow_is_never_imported(self):
     code = (

@@ -132,6 +132,36 @@ class RecordTest(absltest.TestCase):
     self.assertLen(records.Source(directory, 'train'), 10)
     self.assertLen(records.Source(directory, 'test'), 1)
 
+  def test_of_a_single_film_the_end_is_for_testing(self):
+    stem = self.add('a.mp4', frames=50)
+    actions = np.arange(150, dtype=np.float32).reshape(50, 3)
+    np.save(stem + '.actions.npy', actions)
+    whole = video_files.read(
+        stem + '.mp4', height=24, width=32, frames_per_second=10
+    )
+    directory = self.record()
+    [train], [test] = (
+        [source[i] for i in range(len(source))]
+        for source in (records.Source(directory, s) for s in ('train', 'test'))
+    )
+    np.testing.assert_array_equal(train['rgb'], whole[:40])
+    np.testing.assert_array_equal(test['rgb'], whole[40:])
+    np.testing.assert_array_equal(test['actions'][1:], actions[41:])
+    np.testing.assert_array_equal(test['actions'][0], 0)
+
+  def test_a_film_of_one_frame_cannot_be_divided(self):
+    self.add('a.mp4', frames=1)
+    with self.assertRaisesRegex(UserError, 'nothing to record'):
+      self.record()
+
+  def test_words_of_actions_follow_the_length_of_a_frame(self):
+    stem = self.add('train/a.mp4')
+    self.add('test/b.mp4')
+    with open(stem + '.actions.txt', 'w') as f:
+      f.write('wait,forward*19')
+    film = records.Source(self.record(tics_per_frame=2), 'train')[0]
+    np.testing.assert_array_equal(film['actions'][1:], [[12, 0, 0]] * 19)
+
   def test_a_changed_film_is_recorded_anew(self):
     self.add('a.mp4')
     first = self.record()
@@ -156,7 +186,10 @@ class RecordTest(absltest.TestCase):
       self.record()
 
   def test_a_folder_without_films_is_refused(self):
-    with self.assertRaisesRegex(UserError, 'no films'):
+    with self.assertRaisesRegex(UserError, 'no films .* to train on$'):
+      self.record()
+    self.add('train/a.mp4')
+    with self.assertRaisesRegex(UserError, 'to test with .folder test beside'):
       self.record()
     with self.assertRaisesRegex(UserError, 'cannot list'):
       video_files.record(

@@ -2,13 +2,20 @@
 
 import contextlib
 import glob
+import multiprocessing
+import os
 import subprocess
 import sys
+import threading
 import time
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import numpy as np
 
+from configs import base
+from configs import doom
+from configs import quickstart
 from worldsim_jax.data import episodes
 from worldsim_jax.data import records
 from worldsim_jax.data import splits
@@ -63,8 +70,11 @@ class WorldsTest(absltest.TestCase):
         np.testing.assert_array_equal(value, together[number][name])
 
   def test_a_killed_build_leaves_no_process_and_no_records(self):
-    data_dir = self.create_tempdir().full_path
-    process = subprocess.Popen([sys.executable, '-c', BUILD_FOR_LONG, data_dir])
+    data_dir, temporary = (self.create_tempdir().full_path for _ in range(2))
+    process = subprocess.Popen(
+        [sys.executable, '-c', BUILD_FOR_LONG, data_dir],
+        env={**os.environ, 'TMPDIR': temporary},
+    )
     # Each of two workers runs an engine.
     family = set()
     while len(family) < 5 and process.poll() is None:
@@ -77,6 +87,26 @@ class WorldsTest(absltest.TestCase):
       time.sleep(0.05)
     self.assertGreaterEqual(len(family), 5)
     self.assertEmpty([pid for pid in family if _is_alive(pid)])
+    self.assertEmpty(glob.glob(f'{temporary}/worldsim_workers_*'))
+    self.assertEmpty(glob.glob(f'{data_dir}/**/features.json', recursive=True))
+
+  def test_a_worker_that_dies_is_one_line_and_leaves_no_records(self):
+    data_dir = self.create_tempdir().full_path
+    world = small_world(num_frames=10**6)
+
+    def kill_a_worker():
+      while not (workers := multiprocessing.active_children()):
+        time.sleep(0.05)
+      workers[0].kill()
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    with self.assertRaisesRegex(
+        UserError, 'a worker process died at gen:0 .killed, '
+    ) as caught:
+      worlds.build(world, data_dir, num_workers=2)
+    killer.join()
+    self.assertNotIn('\n', str(caught.exception))
     self.assertEmpty(glob.glob(f'{data_dir}/**/features.json', recursive=True))
 
   def test_a_stored_recipe_renders_to_the_stored_film(self):
@@ -87,6 +117,61 @@ class WorldsTest(absltest.TestCase):
   def test_a_test_map_cannot_be_trained_on(self):
     with self.assertRaisesRegex(UserError, 'MAP30 is a map of the test split'):
       small_world(train_maps=('MAP01', 'MAP30'))
+
+
+class ConfigTest(parameterized.TestCase):
+
+  def check(self, **changes):
+    data = base.get_config().data
+    data.update(changes)
+    worlds.check_config(data)
+
+  def test_the_configs_of_this_repository_pass(self):
+    for config in (base, quickstart, doom):
+      worlds.check_config(config.get_config().data)
+    worlds.check_config(doom.get_config('tiny').data)
+
+  @parameterized.parameters(
+      (
+          dict(policy='fly'),
+          "data.policy='fly' is not one of random_walk, navig",
+      ),
+      (dict(train_maps=('MAP99',)), "data.train_maps: there is no map 'MAP99'"),
+      (dict(test_maps=('gen:x',)), "data.test_maps: map 'gen:x': a generated"),
+      (
+          dict(train_maps=('MAP30',)),
+          "train_maps has 'MAP30', a map of the test",
+      ),
+      (dict(test_maps=('gen:1',)), "test_maps has 'gen:1', a map of the train"),
+      (
+          dict(generated_test_maps=0),
+          'no maps to test on: config.data.test_maps',
+      ),
+      (dict(generated_train_maps=0), 'config.data.generated_train_maps=0'),
+      (dict(generated_test_maps=-1), 'data.generated_test_maps=-1 must be at'),
+      (
+          dict(generated_train_maps=2**21),
+          'data.generated_train_maps: the train',
+      ),
+      (dict(num_frames=1), 'config.data.num_frames=1 must be at least 2'),
+      (dict(train_episodes=0), 'config.data.train_episodes=0 must be at least'),
+      (dict(tics_per_frame=0), 'config.data.tics_per_frame=0 must be at least'),
+      (dict(height=0), 'config.data.height=0 must be at least 1'),
+      (
+          dict(frames_per_second=0.0),
+          'config.data.frames_per_second=0.0 must be',
+      ),
+      (dict(records='x', width=-1), 'config.data.width=-1 must be at least 1'),
+  )
+  def test_what_cannot_be_names_its_key_in_one_line(self, changes, said):
+    with self.assertRaises(UserError) as caught:
+      self.check(**changes)
+    self.assertIn(said, str(caught.exception))
+    self.assertIn('config.data.', str(caught.exception))
+    self.assertNotIn('\n', str(caught.exception))
+
+  def test_a_users_own_records_need_no_maps(self):
+    self.check(records='there', generated_test_maps=0, policy='none')
 
 
 BUILD_FOR_LONG = """

@@ -120,6 +120,17 @@ class LatentsTest(absltest.TestCase):
       np.testing.assert_array_equal(
           made[f], [*actions[2 * f - 1], *actions[2 * f]])
 
+  def test_latents_keep_the_shots_of_their_frames(self):
+    film = records.Source(frames_dir(), 'train')[0]
+    cut = film | {'shot_id': (np.arange(12) >= 4).astype(np.int32)}
+    folder = records.write(
+        str(WORKDIR / 'data'), 'cut', {'train': lambda: iter([cut])})
+    made = records.Source(
+        datasets.latents(config(), WORKDIR, folder, *codec()), 'train')
+    # Frames 0 | 1 2 | 3 4 | 5 6 | 7 8 | 9 10, the cut before frame 4.
+    np.testing.assert_array_equal(made[0]['shot_id'], [0, 0, 1, 2, 2, 2])
+    self.assertEqual(made.longest_shots, [3])
+
   def test_they_are_made_once_for_the_same_weights(self):
     before = os.stat(latents_dir()).st_mtime_ns
     again = datasets.latents(config(), WORKDIR, frames_dir(), *codec())

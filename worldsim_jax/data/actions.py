@@ -20,7 +20,9 @@ import numpy as np
 
 from worldsim_jax.errors import UserError
 
-# What a word of an action script commands for one frame.
+# What a word of an action script commands for a frame of WORD_TICS tics; for a
+# shorter one it is as much less, so that a word is a speed.
+WORD_TICS = 4
 WORDS = {
     'forward': (24.0, 0.0, 0.0),
     'back': (-24.0, 0.0, 0.0),
@@ -50,10 +52,14 @@ class ActionSpace:
     return (actions / np.asarray(self.scale)).astype(np.float32)
 
 
-def parse(script: str) -> np.ndarray:
+def parse(script: str, tics_per_frame: float = WORD_TICS) -> np.ndarray:
   """A script to float32 [T, 3]: 'forward*20,left*10,forward+left*5,wait*4'.
 
   Words joined by + act together; *n repeats for n frames.
+
+  Args:
+    script: see above.
+    tics_per_frame: of the world that obeys, config.data.tics_per_frame.
 
   Raises:
     UserError: that names the token which is wrong.
@@ -73,21 +79,27 @@ def parse(script: str) -> np.ndarray:
     rows += [np.sum([WORDS[word] for word in words], 0)] * int(match[2] or 1)
   if not rows:
     raise UserError(f'action script {script!r} has no actions')
-  return np.array(rows, np.float32)
+  return np.array(rows, np.float32) * np.float32(tics_per_frame / WORD_TICS)
 
 
-def read(path: str) -> np.ndarray:
-  """An action file to float32 [T, 3]: .npy, .json (rows) or a text script."""
+def read(path: str, tics_per_frame: float = WORD_TICS) -> np.ndarray:
+  """An action file to float32 [T, 3]: .npy, .json or a text script.
+
+  Rows of numbers are physical units per frame as they stand; words, in text or
+  as a list in .json, are for frames of so many tics, see `parse`.
+  """
   suffix = os.path.splitext(path)[1]
   try:
     if suffix == '.npy':
       actions = np.load(path, allow_pickle=False)
     elif suffix == '.json':
       with open(path) as f:
-        actions = np.array(json.load(f), np.float32)
+        actions = json.load(f)
+      if _is_words(actions):
+        return parse(','.join(actions), tics_per_frame)
     else:
       with open(path) as f:
-        return parse(f.read())
+        return parse(f.read(), tics_per_frame)
     actions = np.asarray(actions, np.float32)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
@@ -101,3 +113,9 @@ def read(path: str) -> np.ndarray:
   if not np.isfinite(actions).all():
     raise UserError(f'{path}: actions must be finite numbers')
   return actions
+
+
+def _is_words(content) -> bool:
+  return isinstance(content, list) and all(
+      isinstance(word, str) for word in content
+  )

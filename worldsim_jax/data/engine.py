@@ -74,8 +74,11 @@ class Engine:
     self.options = Options(**options)
     self.cuts = 0  # times that the game ended since `reset`
     # Once started, the engine has read what it needs: no file outlives this.
-    with tempfile.TemporaryDirectory(prefix='worldsim_engine_') as folder:
-      self._game = self._open(folder)
+    try:
+      with tempfile.TemporaryDirectory(prefix='worldsim_engine_') as folder:
+        self._game = self._open(os.path.abspath(folder))
+    except OSError as e:
+      raise UserError(f'{map_name}: the engine did not start ({e})') from e
 
   def __enter__(self):
     return self
@@ -97,8 +100,9 @@ class Engine:
     """
     self._seed, self._start = seed, start
     self.cuts = 0
-    self._begin()
-    return self._observe()
+    with self._alive():
+      self._begin()
+      return self._observe()
 
   def step(self, action):
     """Commands one frame: float [3], see `actions`. Returns as `reset`.
@@ -109,14 +113,29 @@ class Engine:
     counts, self._carry = spread_over_tics(
         action, self._carry, self.options.tics_per_frame
     )
-    for k, tic in enumerate(counts):
-      self._game.set_action(_buttons(tic))
-      self._game.advance_action(1, k == len(counts) - 1)
-      if self._game.is_episode_finished():
-        self.cuts += 1
-        self._begin()
-        break
-    return self._observe()
+    with self._alive():
+      for k, tic in enumerate(counts):
+        self._game.set_action(_buttons(tic))
+        self._game.advance_action(1, k == len(counts) - 1)
+        if self._game.is_episode_finished():
+          self.cuts += 1
+          self._begin()
+          break
+      return self._observe()
+
+  @contextlib.contextmanager
+  def _alive(self):
+    """Says in one line that the engine's process has died, if it has."""
+    import vizdoom
+
+    try:
+      yield
+    except (
+        vizdoom.ViZDoomErrorException,
+        vizdoom.ViZDoomIsNotRunningException,
+        vizdoom.ViZDoomUnexpectedExitException,
+    ) as e:
+      raise UserError(f'{self.map.name}: the engine died ({e})') from e
 
   def _begin(self):
     self._carry = np.zeros(3)
@@ -163,7 +182,7 @@ class Engine:
     except ImportError as e:
       raise missing('vizdoom', 'the embedded world') from e
     game = vizdoom.DoomGame()
-    _die_with_parent(game, vizdoom, folder)
+    game.set_vizdoom_path(_wrapper(vizdoom, folder))
     game.set_doom_game_path(self.map.iwad)
     game.set_doom_map(self.map.engine_name)
     game.set_doom_config_path(os.devnull)  # It would save one on exit.
@@ -182,25 +201,32 @@ class Engine:
         vizdoom.ViZDoomUnexpectedExitException,
     ) as e:
       raise UserError(f'{self.map.name}: the engine did not start ({e})') from e
-    # The engine leaves an empty folder where it is started.
-    with contextlib.suppress(OSError):
-      os.rmdir('_vizdoom')
     return game
 
 
-def _die_with_parent(game, vizdoom, folder):
-  """Has Linux end the engine when this process is killed, however it is.
+def _wrapper(vizdoom, folder):
+  """Path of a script that starts the engine where it can do no harm.
 
-  Otherwise it would wait for its next command for ever.
+  The engine makes a folder where it is started, and fails if it cannot, or if
+  another engine does so at the same time: it gets a folder of its own. And
+  Linux is to end it when this process is killed, however it is; it would
+  otherwise wait for its next command for ever.
   """
+  package = os.path.dirname(os.path.abspath(vizdoom.__file__))
+  command = [os.path.join(package, 'vizdoom')]
   setpriv = shutil.which('setpriv')
   if setpriv:
-    binary = os.path.join(os.path.dirname(vizdoom.__file__), 'vizdoom')
-    command = shlex.join([setpriv, '--pdeathsig', 'KILL', binary])
-    script = f'#!/bin/sh\nexec {command} "$@"\n'
-    path = _write(folder, 'engine.sh', script.encode())
-    os.chmod(path, 0o700)
-    game.set_vizdoom_path(path)
+    command = [os.path.abspath(setpriv), '--pdeathsig', 'KILL', *command]
+  go = f'cd {shlex.quote(folder)} && exec {shlex.join(command)} "$@"'
+  path = _write(folder, 'engine.sh', f'#!/bin/sh\n{go}\n'.encode())
+  os.chmod(path, 0o700)
+  # The engine's library crashes this process if the engine does not start.
+  if not os.access(path, os.X_OK):
+    raise UserError(
+        f'the engine did not start: programs cannot run in {folder}; set '
+        'TMPDIR to a folder where they can'
+    )
+  return path
 
 
 def _write(folder, name, content):

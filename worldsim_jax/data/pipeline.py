@@ -1,16 +1,24 @@
 """Batches of clips for training, and fixed clips for evaluation.
 
-A batch is a dict of arrays [B, F, ...]: F successive frames of B episodes, both
-drawn at random. What batch n holds is a function of (seed, n) alone, so
-restoring the iterator's state, which is little more than n, continues exactly.
+A batch is a dict of arrays [B, F, ...]: F successive frames of one shot of B
+episodes, both drawn at random. What batch n holds is a function of (seed, n)
+alone, so restoring the iterator's state, which is little more than n, continues
+exactly.
 """
 
+import json
+
+from absl import logging
 import numpy as np
 
 from worldsim_jax.data import missing
+from worldsim_jax.data import records
+from worldsim_jax.data import shots
+from worldsim_jax.errors import UserError
 
 IN_MEMORY_BYTES = 2**30
-PER_EPISODE = ('text',)  # arrays that a clip has whole
+TRAINING = 'config.<stage>.clip_frames'
+EVALUATION = 'config.evaluate.horizon + config.student.context_frames'
 
 
 def make_iterator(
@@ -27,6 +35,8 @@ def make_iterator(
 ):
   """An infinite iterator of batches, shuffled anew in every pass.
 
+  Episodes without a shot of clip_frames are left out.
+
   Args:
     source: a `records.Source`, or any sequence of episodes.
     batch_size: B, of this process.
@@ -42,25 +52,30 @@ def make_iterator(
   Returns:
     A grain DatasetIterator; get_state() gives a small JSON-able dict and
     set_state() returns there.
+
+  Raises:
+    UserError: if all episodes are left out.
   """
   grain = _grain()
-  if len(source) < 1:
-    raise ValueError('the source has no episodes')
+  usable = _usable(source, clip_frames, TRAINING)
 
-  def select(episode):
-    _check_length(episode, clip_frames, fields)
-    return {name: episode[name] for name in fields}
+  def read(number):
+    episode = _select(source[number], fields)
+    return episode, shots.starts(episode, clip_frames)
 
-  size = sum(np.asarray(v).nbytes for v in select(source[0]).values())
+  first, _ = read(usable[0])
+  size = sum(np.asarray(v).nbytes for v in first.values())
   if in_memory is None:
-    in_memory = size * len(source) < IN_MEMORY_BYTES
-  if in_memory:
-    source = [select(source[i]) for i in range(len(source))]
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-  dataset = dataset[process_index::process_count]
-  dataset = dataset.random_map(
-      lambda episode, rng: _cut_at_random(episode, clip_frames, fields, rng)
-  )
+    in_memory = size * len(usable) < IN_MEMORY_BYTES
+  held = {number: read(number) for number in usable if in_memory}
+
+  def cut_at_random(number, rng):
+    episode, begins = held.get(number) or read(number)
+    begin = begins[rng.integers(len(begins))]
+    return _cut(episode, begin, clip_frames, fields)
+
+  dataset = grain.MapDataset.source(usable).seed(seed).shuffle().repeat()
+  dataset = dataset[process_index::process_count].random_map(cut_at_random)
   dataset = dataset.batch(batch_size)
   options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
@@ -75,34 +90,74 @@ def eval_clips(
     num_clips: int,
     seed: int = 0,
     fields=('rgb', 'actions'),
-    min_motion: float = 0.0,
 ) -> dict:
   """The same clips on every call: a dict of arrays [num_clips, F, ...].
 
-  Clips are taken from all episodes in turn. With min_motion, only clips whose
-  frames differ by that much on average (grey levels, see `motion`) are taken.
+  They are spread evenly over the episodes, whose order is that of their maps,
+  so that every map has its part. 'map' [num_clips] tells whose clip it is:
+  clips of one map are no independent samples. A film of no map is a map of its
+  own.
 
   Raises:
-    ValueError: if too few clips move enough, after ten tries for each.
+    UserError: if no episode has a shot of clip_frames.
   """
-  if len(source) < 1:
-    raise ValueError('the source has no episodes')
+  usable = np.array(_usable(source, clip_frames, EVALUATION))
+  numbers = usable[np.arange(num_clips) * len(usable) // num_clips]
   clips = []
-  for number in range(10 * num_clips):
-    clip = _cut_at_random(
-        source[number % len(source)],
-        clip_frames,
-        ('rgb', *fields) if min_motion else fields,
-        np.random.default_rng([seed, number]),
-    )
-    if not min_motion or motion(clip['rgb'])[1:].mean() >= min_motion:
-      clips.append(clip)
-    if len(clips) == num_clips:
-      return {k: np.stack([clip[k] for clip in clips]) for k in fields}
-  raise ValueError(
-      f'only {len(clips)} of num_clips={num_clips} clips move by '
-      f'min_motion={min_motion} grey levels'
-  )
+  for number, count in zip(*np.unique(numbers, return_counts=True)):
+    episode = source[int(number)]
+    begins = shots.starts(episode, clip_frames)
+    rng = np.random.default_rng([seed, number])
+    # All different, unless there are too few.
+    for begin in np.resize(rng.permutation(begins), count):
+      clip = _cut(_select(episode, fields), begin, clip_frames, fields)
+      clips.append(clip | {'map': _map_of(episode, number)})
+  return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def check_films(
+    directory: str,
+    needed: dict[str, dict[str, int]],
+    *,
+    height: int,
+    width: int,
+    fields=('rgb', 'actions', 'caption'),
+):
+  """Raises UserError for records that a run would fail on, maybe hours later.
+
+  Only metadata is read. Films that are too short for something are told of; it
+  is an error if all of a split are.
+
+  Args:
+    directory: of a record set of frames.
+    needed: for each split, what needs successive frames -> how many, say
+      {'train': {'config.tokenizer.clip_frames': 4}, 'test': {...}}.
+    height: config.data.height.
+    width: config.data.width.
+    fields: that the run reads.
+  """
+  for split, lengths in needed.items():
+    source = records.Source(directory, split)
+    lost = [name for name in fields if name not in source.shapes]
+    if lost:
+      raise UserError(f'{directory} has no field {lost[0]!r}')
+    size = source.shapes['rgb'][1:]
+    if size != (height, width, 3):
+      raise UserError(
+          f'{directory} has frames of {" x ".join(map(str, size))}, but '
+          f'config.data.height={height}, config.data.width={width}'
+      )
+    longest = shots.longest_of_each(source)
+    for key, frames in lengths.items():
+      few = f'of {len(longest)} films for {split} in {directory}'
+      short = np.count_nonzero(longest < frames)
+      if short == len(longest):
+        raise UserError(
+            f'{key} needs {frames} successive frames, but the longest shot '
+            f'{few} has {longest.max()}'
+        )
+      if short:
+        logging.warning('%s=%d: %d %s are too short', key, frames, short, few)
 
 
 def motion(rgb_BFHWC: np.ndarray) -> np.ndarray:
@@ -117,13 +172,6 @@ def motion(rgb_BFHWC: np.ndarray) -> np.ndarray:
   return np.concatenate([np.zeros_like(mean[..., :1]), mean], -1)
 
 
-def pose_motion(pose_BFP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Distance in map units and |turn| in degrees since the frame before."""
-  step = np.diff(pose_BFP, axis=-2, prepend=pose_BFP[..., :1, :])
-  distance = np.hypot(step[..., 0], step[..., 1])
-  return distance, np.abs((step[..., 3] + 180) % 360 - 180)
-
-
 def _grain():
   try:
     import grain.python as grain
@@ -132,44 +180,52 @@ def _grain():
   return grain
 
 
-def _check_length(episode, clip_frames, fields):
+def _usable(source, clip_frames, key) -> list[int]:
+  """Numbers of the episodes that have a shot of clip_frames."""
+  longest = shots.longest_of_each(source)
+  if not len(longest):
+    raise UserError(f'{source} has no episodes')
+  if clip_frames > longest.max():
+    raise UserError(
+        f'clip_frames={clip_frames} ({key}) is more than the {longest.max()} '
+        f'frames of the longest shot of {len(longest)} episodes'
+    )
+  return np.flatnonzero(longest >= clip_frames).tolist()
+
+
+def _select(episode, fields):
+  """The fields that a clip is cut from, and the shots, if they agree."""
   lost = [name for name in fields if name not in episode]
   if lost:
     raise ValueError(
         f'episodes have no field {lost[0]!r}; they have '
         f'{", ".join(episode)}'
     )
+  names = [name for name in (*fields, 'shot_id') if name in episode]
   lengths = {
       name: len(episode[name])
-      for name in fields
-      if _is_per_frame(name, episode)
+      for name in names
+      if shots.is_per_frame(name, episode)
   }
-  if len(set(lengths.values())) != 1:
+  if len(set(lengths.values())) > 1:
     raise ValueError(f'fields must agree in their number of frames: {lengths}')
-  length = next(iter(lengths.values()))
-  if length < clip_frames:
-    raise ValueError(
-        f'clip_frames={clip_frames} is more than the {length} '
-        'frames of an episode'
-    )
-  return length
+  return {name: episode[name] for name in names}
 
 
-def _cut_at_random(episode, clip_frames, fields, rng):
-  """Any clip_frames successive frames; strings and text stay whole."""
-  length = _check_length(episode, clip_frames, fields)
-  start = rng.integers(length - clip_frames + 1)
+def _cut(episode, begin, clip_frames, fields):
+  """Successive frames; strings and text stay whole."""
 
   def cut(name):
     value = episode[name]
     if isinstance(value, str):
       return np.array(value, object)
-    if _is_per_frame(name, episode):
-      return value[start : start + clip_frames]
+    if shots.is_per_frame(name, episode):
+      return value[begin : begin + clip_frames]
     return value
 
   return {name: cut(name) for name in fields}
 
 
-def _is_per_frame(name, episode) -> bool:
-  return not isinstance(episode[name], str) and name not in PER_EPISODE
+def _map_of(episode, number):
+  recipe = json.loads(episode.get('recipe') or '{}')
+  return np.array(recipe.get('map', f'film {number}'), object)

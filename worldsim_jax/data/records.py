@@ -15,6 +15,7 @@ disk of this machine; each host of a pod makes its own, equal records.
 import bisect
 import contextlib
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ import tempfile
 import numpy as np
 
 from worldsim_jax.data import missing
+from worldsim_jax.data import shots
 from worldsim_jax.errors import UserError
 
 NAME = 'episodes'
@@ -45,11 +47,15 @@ class Source:
     builder = _open_builder(directory)
     if split not in builder.info.splits:
       raise UserError(
-          f'{directory} has no split {split!r}; it has '
-          f'{", ".join(builder.info.splits)}'
+          f'{directory} has no split {split!r}, a run needs train and test; it '
+          f'has {", ".join(builder.info.splits)}'
       )
     info = builder.info.splits[split]
     self.files = [str(path) for path in info.filepaths]
+    self.shapes = {  # by field; None for T, () for strings and numbers
+        name: feature.shape for name, feature in builder.info.features.items()
+    }
+    self._metadata = builder.info.metadata
     self._shard_ends = list(itertools.accumulate(info.shard_lengths))
     self._records = builder.as_data_source(split)
     for end in self._shard_ends:
@@ -69,6 +75,13 @@ class Source:
     return {
         k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()
     }
+
+  @functools.cached_property
+  def longest_shots(self) -> list[int]:
+    """Frames of the longest shot of every episode."""
+    counted = self._metadata.get('longest_shots', {}).get(self.split)
+    # Sets recorded before they were counted are read, once.
+    return counted or [shots.longest(self[i]) for i in range(len(self))]
 
   def __repr__(self):
     return f'Source({self.directory!r}, {self.split!r})'
@@ -141,16 +154,6 @@ def derive(directory: str, data_dir: str, name: str, transform) -> str:
   )
 
 
-def write_latents(directory: str, data_dir: str, name: str, encode) -> str:
-  """Replaces rgb uint8 [T, H, W, 3] by latents = encode(rgb) [T, h, w, c]."""
-
-  def transform(episode):
-    rest = {k: v for k, v in episode.items() if k != 'rgb'}
-    return {**rest, 'latents': np.asarray(encode(episode['rgb']))}
-
-  return derive(directory, data_dir, name, transform)
-
-
 def schema(example: dict):
   """tfds features of an example: arrays of any length, fixed tail; strings."""
   tfds = _tfds()
@@ -193,7 +196,9 @@ def _open_builder(directory):
   if not os.path.isdir(directory):
     raise UserError(f'{directory}: no such record set')
   try:
-    return tfds.builder_from_directory(directory)
+    builder = tfds.builder_from_directory(directory)
+    dict(builder.info.metadata)  # It is read when it is first asked for.
+    return builder
   except Exception as e:  # tfds raises what its JSON and protobuf parsers do.
     raise _damaged(
         os.path.join(directory, 'dataset_info.json'), directory, e
@@ -224,9 +229,14 @@ def _build(data_dir, key, splits):
       first_split: itertools.chain([first], episodes),
       **{split: make() for split, make in others},
   }
+  longest = {split: [] for split in examples}
   builder = _builder_class(tfds, key)(
       schema(first),
-      {k: enumerate(v) for k, v in examples.items()},
+      {
+          split: enumerate(_count(episodes, longest[split], f'{key}, {split}'))
+          for split, episodes in examples.items()
+      },
+      {'longest_shots': longest},
       data_dir=data_dir,
       config=key,
       file_format='array_record',
@@ -234,6 +244,15 @@ def _build(data_dir, key, splits):
   # tfds insists on a folder for downloads.
   with tempfile.TemporaryDirectory() as unused:
     builder.download_and_prepare(download_dir=unused)
+
+
+def _count(episodes, longest, name):
+  """The same episodes; appends the frames of each one's longest shot."""
+  for episode in episodes:
+    longest.append(shots.longest(episode))
+    yield episode
+  if not longest:
+    raise UserError(f'{name}: there is nothing to record')
 
 
 def _builder_class(tfds, key):
@@ -246,14 +265,19 @@ def _builder_class(tfds, key):
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=key, version=VERSION)]
 
-    def __init__(self, features, splits, **kwargs):
+    def __init__(self, features, splits, metadata, **kwargs):
       self._features, self._splits = features, splits
+      self._metadata = metadata
       super().__init__(**kwargs)
 
     def _info(self):
       # Without shuffling, record i of a derived set is that of its source.
       return tfds.core.DatasetInfo(
-          builder=self, features=self._features, disable_shuffling=True
+          builder=self,
+          features=self._features,
+          disable_shuffling=True,
+          # Written with the rest, when all episodes have been counted.
+          metadata=tfds.core.MetadataDict(self._metadata),
       )
 
     def _split_generators(self, dl_manager):

@@ -9,7 +9,7 @@ A folder holds films and, beside `walk.mp4`, maybe
 and becomes the same records as the embedded world's; what is not there is NaN
 (pose), zero (actions) or '' (caption, recipe). If the folder has subfolders
 `train` and `test`, they are the splits; else one film in ten is for testing,
-chosen by a hash of its name.
+chosen by a hash of its name, and of a single film its last fifth.
 """
 
 import fractions
@@ -24,6 +24,8 @@ from worldsim_jax.data import missing
 from worldsim_jax.data import records
 from worldsim_jax.errors import UserError
 
+WHOLE = (0.0, 1.0)
+HELD_OUT = 0.2  # of a single film, its end
 SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
 
 
@@ -34,6 +36,7 @@ def record(
     height: int,
     width: int,
     frames_per_second: float,
+    tics_per_frame: float = actions_lib.WORD_TICS,
     episode_frames: int = 300,
 ) -> str:
   """Records a folder of films; returns the record set's folder.
@@ -45,39 +48,43 @@ def record(
       area-averaged.
     width: likewise.
     frames_per_second: films are sampled at this rate; a slower one repeats.
+    tics_per_frame: of the words in scripts of actions, see `actions.parse`.
     episode_frames: longer films are cut into episodes of at most this length.
       Episodes shorter than a clip cannot be trained on.
   """
-  films = {split: paths for split, paths in _films(source_dir).items() if paths}
+  films = _films(source_dir)
   key = records.key_of(
       'video',
       {
           'size': [height, width],
           'rate': frames_per_second,
+          'tics': tics_per_frame,
           'length': episode_frames,
           'files': {
-              split: [_fingerprint(path) for path in paths]
-              for split, paths in films.items()
+              split: [[_fingerprint(path), part] for path, part in parts]
+              for split, parts in films.items()
           },
       },
   )
 
-  def episodes(paths):
-    for path in paths:
+  def episodes(parts):
+    for path, part in parts:
       yield from read_episodes(
           path,
           height=height,
           width=width,
           episode_frames=episode_frames,
           frames_per_second=frames_per_second,
+          tics_per_frame=tics_per_frame,
+          part=part,
       )
 
   return records.write(
       data_dir,
       key,
       {
-          split: lambda paths=paths: episodes(paths)
-          for split, paths in films.items()
+          split: lambda parts=parts: episodes(parts)
+          for split, parts in films.items()
       },
   )
 
@@ -88,27 +95,30 @@ def read_episodes(
     height: int,
     width: int,
     frames_per_second: float,
+    tics_per_frame: float = actions_lib.WORD_TICS,
     episode_frames: int = 300,
+    part: tuple[float, float] = WHOLE,
 ):
-  """Yields the episodes of one film and its sidecar files."""
+  """Yields the episodes of one film, or a part of it, and its sidecar files."""
   rgb = read(
       path, height=height, width=width, frames_per_second=frames_per_second
   )
   stem = os.path.splitext(path)[0]
-  actions = _sidecar_actions(stem, len(rgb))
+  actions = _sidecar_actions(stem, len(rgb), tics_per_frame)
   caption = ''
   if os.path.exists(stem + '.txt'):
     with open(stem + '.txt') as f:
       caption = f.read().strip()
-  # Parts of about equal length: a short rest would be too short for a clip.
-  parts = -(-len(rgb) // episode_frames)
-  ends = np.arange(parts + 1) * len(rgb) // parts
-  for part in map(slice, ends[:-1], ends[1:]):
-    length = len(rgb[part])
-    commands = actions[part].copy()
+  begin, end = (round(share * len(rgb)) for share in part)
+  # Of about equal length: a short rest would be too short for a clip.
+  count = -(-(end - begin) // episode_frames)
+  ends = begin + np.arange(count + 1) * (end - begin) // max(count, 1)
+  for span in map(slice, ends[:-1], ends[1:]):
+    length = len(rgb[span])
+    commands = actions[span].copy()
     commands[0] = 0  # By the schema: nothing led to an episode's first frame.
     yield dict(
-        rgb=rgb[part],
+        rgb=rgb[span],
         actions=commands,
         pose=np.full((length, 4), np.nan),
         shot_id=np.zeros(length, np.int32),
@@ -248,9 +258,12 @@ def _av():
 
 
 def _films(source_dir):
-  """Paths of each split, sorted."""
+  """(path, part of the film) of each split, sorted."""
 
-  def inside(directory):
+  def inside(*folders):
+    directory = os.path.join(source_dir, *folders)
+    if folders and not os.path.isdir(directory):
+      return []
     return sorted(
         os.path.join(directory, name)
         for name in os.listdir(directory)
@@ -260,29 +273,39 @@ def _films(source_dir):
   try:
     if os.path.isdir(os.path.join(source_dir, 'train')):
       films = {
-          split: inside(os.path.join(source_dir, split))
+          split: [(path, WHOLE) for path in inside(split)]
           for split in ('train', 'test')
-          if os.path.isdir(os.path.join(source_dir, split))
       }
     else:
-      films = _divide(inside(source_dir))
+      films = _divide(inside())
   except OSError as e:
     raise UserError(f'{source_dir}: cannot list this folder ({e})') from e
-  if not films.get('train'):
-    raise UserError(
-        f'{source_dir}: no films ({", ".join(SUFFIXES)}) to train ' 'on'
-    )
+  uses = {'train': 'train on', 'test': 'test with (folder test beside train)'}
+  for split, use in uses.items():
+    if not films[split]:
+      raise UserError(
+          f'{source_dir}: no films ({", ".join(SUFFIXES)}) to {use}'
+      )
   return films
 
 
 def _divide(paths):
-  """One in ten, at least one of two or more, by the hash of the name."""
+  """One in ten, at least one, by the hash of the name; of one film its end."""
+  if len(paths) == 1:
+    [path] = paths
+    return {
+        'train': [(path, (0.0, 1 - HELD_OUT))],
+        'test': [(path, (1 - HELD_OUT, 1.0))],
+    }
   by_hash = sorted(
       paths,
       key=lambda path: hashlib.sha256(os.path.basename(path).encode()).digest(),
   )
-  test = by_hash[: max(len(paths) // 10, len(paths) > 1)]
-  return {'train': [path for path in paths if path not in test], 'test': test}
+  test = by_hash[: max(len(paths) // 10, 1)]
+  return {
+      'train': [(path, WHOLE) for path in paths if path not in test],
+      'test': [(path, WHOLE) for path in test],
+  }
 
 
 def _fingerprint(path):
@@ -296,11 +319,11 @@ def _fingerprint(path):
   return [[name, s.st_size, s.st_mtime_ns] for name, s in zip(beside, stats)]
 
 
-def _sidecar_actions(stem, num_frames):
+def _sidecar_actions(stem, num_frames, tics_per_frame):
   for suffix in ('.npy', '.json', '.txt'):
     path = f'{stem}.actions{suffix}'
     if os.path.exists(path):
-      actions = actions_lib.read(path)
+      actions = actions_lib.read(path, tics_per_frame)
       if len(actions) != num_frames:
         raise UserError(
             f'{path} has {len(actions)} rows, but {num_frames} '

@@ -1,17 +1,14 @@
 """Record sets of the embedded world: a configuration becomes episodes."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import hashlib
-import multiprocessing
-import os
-import threading
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
+from worldsim_jax.data import navigator
 from worldsim_jax.data import records
 from worldsim_jax.data import splits
+from worldsim_jax.data import workers
 from worldsim_jax.errors import UserError
 
 JOB_BYTES = 2**25  # of frames that a worker sends back at once
@@ -42,6 +39,66 @@ class World(engine_lib.Options):
     return self.train_maps if split == 'train' else self.test_maps
 
 
+# What keys of config.data must at least be.
+LEAST = dict(height=1, width=1)
+LEAST_OF_A_WORLD = dict(
+    tics_per_frame=1,
+    generated_train_maps=0,
+    generated_test_maps=0,
+    train_episodes=1,
+    test_episodes=1,
+    num_frames=2,
+    num_workers=0,
+)
+
+
+def check_config(data):
+  """Raises UserError, naming the key, for a config.data that cannot be.
+
+  Of a user's own records little is asked here: see `pipeline.check_films`.
+  """
+  least = LEAST if data.records else LEAST | LEAST_OF_A_WORLD
+  for key, low in least.items():
+    if data[key] < low:
+      raise UserError(f'config.data.{key}={data[key]} must be at least {low}.')
+  if not data.frames_per_second > 0:
+    raise UserError(
+        f'config.data.frames_per_second={data.frames_per_second} must be more '
+        'than 0.'
+    )
+  if data.records:
+    return
+  if data.policy not in navigator.PLAYERS:
+    raise UserError(
+        f'config.data.policy={data.policy!r} is not one of '
+        f'{", ".join(navigator.PLAYERS)}.'
+    )
+  for split in splits.SPLITS:
+    _check_maps(data, split)
+
+
+def _check_maps(data, split):
+  count = data[f'generated_{split}_maps']
+  if not count and not data[f'{split}_maps']:
+    raise UserError(
+        f'there are no maps to {split} on: config.data.{split}_maps is empty '
+        f'and config.data.generated_{split}_maps=0.'
+    )
+  for key, names in (
+      (f'{split}_maps', lambda: data[f'{split}_maps']),
+      (f'generated_{split}_maps', lambda: splits.generated_maps(split, count)),
+  ):
+    try:
+      actual = {name: splits.split_of(name) for name in names()}
+    except UserError as e:
+      raise UserError(f'config.data.{key}: {e}') from e
+    for name, other in actual.items():
+      if other != split:
+        raise UserError(
+            f'config.data.{key} has {name!r}, a map of the {other} split.'
+        )
+
+
 def build(world: World, data_dir: str, num_workers: int = 2) -> str:
   """Renders and records a world, unless it was; returns its folder.
 
@@ -67,36 +124,11 @@ def build(world: World, data_dir: str, num_workers: int = 2) -> str:
 
 def _episodes(world, split, num_workers):
   """All episodes of a split, in an order that workers do not change."""
-  jobs = list(_jobs(world, split))
-  if not num_workers:
-    for job in jobs:
-      yield from _play(*job)
-    return
-  # Spawned, not forked: this process may hold accelerator threads.
-  context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(
-      num_workers, context, initializer=_end_with_parent
-  ) as pool:
-    pending = collections.deque()
-    try:
-      while jobs or pending:
-        # A short queue: films must not pile up if the disk is slow.
-        while jobs and len(pending) < 2 * num_workers:
-          pending.append(pool.submit(_play, *jobs.pop(0)))
-        yield from pending.popleft().result()
-    finally:
-      for future in pending:
-        future.cancel()
-
-
-def _end_with_parent():
-  """A worker whose parent is killed would wait for jobs for ever."""
-
-  def watch():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
+  played = workers.run(
+      _play, _jobs(world, split), num_workers, name_of=lambda job: job[1]
+  )
+  for films in played:
+    yield from films
 
 
 def _jobs(world, split):

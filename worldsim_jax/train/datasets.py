@@ -9,6 +9,7 @@ import numpy as np
 
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
+from worldsim_jax.data import shots
 from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
 from worldsim_jax.data.actions import ActionSpace
@@ -60,10 +61,14 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
     made = {'latents': z[0], 'actions': grouped}
     if config.text.dim:
       made['text'] = embed([episode['caption']])[0]
-    return {name: np.asarray(x, np.float32) for name, x in made.items()}
+    made = {name: np.asarray(x, np.float32) for name, x in made.items()}
+    if 'shot_id' in episode:
+      made['shot_id'] = shots.grouped(
+          episode['shot_id'][:length], vae.time_stride)
+    return made
 
   text = config.text
-  name = f'latents-{_digest(variables)}-{text.encoder}{text.length}'
+  name = f'latents-shots-{_digest(variables)}-{text.encoder}{text.length}'
   return records.derive(directory, _data_dir(config, workdir), name, transform)
 
 

@@ -1,0 +1,70 @@
+"""Jobs keep their order, and a worker that dies is mourned in one line."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from worldsim_jax.data import workers
+from worldsim_jax.errors import UserError
+
+
+def square(number):
+  return number**2
+
+
+def die(how, words):
+  """Ends its process by a signal, or an exit code; 0 lives."""
+  print(words, file=sys.stderr, flush=True)
+  if how < 0:
+    os.kill(os.getpid(), -how)
+  if how > 0:
+    os._exit(how)
+  return words
+
+
+def refuse(name):
+  raise UserError(f'{name} is refused')
+
+
+class WorkersTest(parameterized.TestCase):
+
+  @parameterized.parameters(0, 2)
+  def test_results_come_in_the_order_of_the_jobs(self, num_workers):
+    jobs = ((k,) for k in range(9))
+    found = list(workers.run(square, jobs, num_workers))
+    self.assertEqual(found, [k**2 for k in range(9)])
+
+  def test_what_a_job_raises_is_raised_here(self):
+    with self.assertRaisesRegex(UserError, 'gen:1 is refused'):
+      list(workers.run(refuse, [('gen:1',)], 1))
+
+  @parameterized.parameters(
+      (-signal.SIGSEGV, r'at gen:1 \(SIGSEGV; its last words: no such .dir\)'),
+      (3, r'at gen:1 \(exit code 3; its last words: no such .dir\)'),
+      (-signal.SIGKILL, 'killed, .* lower config.data.num_workers'),
+  )
+  def test_a_death_is_one_line_with_the_last_words(self, how, said):
+    folder = self.create_tempdir().full_path
+    jobs = [(how, 'no such\n  /dir\n'), (0, 'fine')]
+    with mock.patch.object(tempfile, 'tempdir', folder):
+      with self.assertRaisesRegex(UserError, said) as caught:
+        list(workers.run(die, jobs, 1, name_of=lambda job: f'gen:{len(job)-1}'))
+    self.assertNotIn('\n', str(caught.exception))
+    self.assertEmpty(os.listdir(folder))
+    self.assertEmpty(multiprocessing.active_children())
+
+  def test_a_reader_who_stops_early_leaves_no_process(self):
+    results = workers.run(square, ((k,) for k in range(99)), 2)
+    self.assertEqual(next(results), 0)
+    results.close()
+    self.assertEmpty(multiprocessing.active_children())
+
+
+if __name__ == '__main__':
+  absltest.main()
