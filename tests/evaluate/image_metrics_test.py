@@ -125,6 +125,23 @@ class BootstrapTest(absltest.TestCase):
         image_metrics.bootstrap_mean(values, seed=3),
     )
 
+  def test_what_comes_in_groups_is_resampled_in_groups(self):
+    values = np.random.default_rng(0).normal(size=12)
+    groups = ['a', 'b', 'c', 'd']
+    # Three copies of everything tell nothing new, if they are known as copies.
+    copies = image_metrics.bootstrap_mean(
+        np.tile(values[:4], 3), groups=np.tile(groups, 3)
+    )
+    np.testing.assert_allclose(
+        copies, image_metrics.bootstrap_mean(values[:4]), atol=1e-12
+    )
+    # Groups of different sizes: the mean stays that of all values.
+    mean, low, high = image_metrics.bootstrap_mean(
+        values, groups=['a'] * 9 + ['b', 'c', 'd']
+    )
+    self.assertAlmostEqual(mean, values.mean())
+    self.assertBetween(mean, low, high)
+
   def test_one_clip_has_no_spread(self):
     mean, low, high = image_metrics.bootstrap_mean([[1.0, 2.0]])
     np.testing.assert_array_equal([mean, low, high], [[1, 2]] * 3)

@@ -46,7 +46,8 @@ def play(played_clips):
 
 @functools.cache
 def trained():
-  return {name: tiny_world.random_variables(tiny_world.config(), seed)['student']
+  config = tiny_world.config()
+  return {name: tiny_world.random_variables(config, seed)['student']
           for name, seed in (('teacher', 7), ('undistilled', 8))}
 
 
@@ -118,8 +119,9 @@ class PlayTest(absltest.TestCase):
       changed[:, GIVEN:] *= sign
       return world.continue_videos(rgb, changed)
 
-    for name, sign in (('wrong', (-1, -1, -1)), ('wrong_forward', (-1, 1, 1)),
-                       ('wrong_strafe', (1, -1, 1)), ('wrong_turn', (1, 1, -1))):
+    signs = {'wrong': (-1, -1, -1), 'wrong_forward': (-1, 1, 1),
+             'wrong_strafe': (1, -1, 1), 'wrong_turn': (1, 1, -1)}
+    for name, sign in signs.items():
       np.testing.assert_array_equal(played()[name], with_sign(*sign), name)
       self.assertTrue(np.any(played()[name] != played()['student']), name)
 
@@ -156,7 +158,8 @@ class NumbersTest(parameterized.TestCase):
         'student': np.stack([30 - ramp, 40 - ramp]),
         'copy': np.stack([25 - ramp, 35 - ramp]),
         'wrong': np.stack([28 - ramp, 36 - ramp])}
-    summary, drift = replay.summarise(scores, np.zeros((2, 20, 3)))
+    summary, drift = replay.summarise(
+        scores, np.zeros((2, 20, 3)), np.array(['a', 'b']))
     self.assertEqual(summary['test_clips'], 2)
     self.assertAlmostEqual(summary['student_psnr_next_frame'], 35)
     self.assertAlmostEqual(summary['student_psnr_16_frames'], 35 - 7.5)
@@ -182,7 +185,7 @@ class NumbersTest(parameterized.TestCase):
     scores['wrong_turn'][1, 8] = 0.  # Behind the frames that count.
     actions = np.zeros((3, 9, 3))
     actions[0, :4, 2] = actions[1, :5, 2] = actions[2, :, 2] = 6.
-    summary, drift = replay.summarise(scores, actions)
+    summary, drift = replay.summarise(scores, actions, np.array(list('abc')))
     self.assertEqual(summary['clips_with_turn'], 2)
     for end in ('', '_low', '_high'):
       self.assertAlmostEqual(summary[f'cost_of_wrong_turn_8_frames{end}'], 1)
@@ -191,7 +194,7 @@ class NumbersTest(parameterized.TestCase):
 
   def test_a_short_horizon_is_told_in_the_name(self):
     scores = {name: np.zeros((1, 5)) for name in ('student', 'copy', 'wrong')}
-    summary, _ = replay.summarise(scores, np.zeros((1, 5, 3)))
+    summary, _ = replay.summarise(scores, np.zeros((1, 5, 3)), np.array(['a']))
     self.assertIn('student_psnr_5_frames', summary)
     self.assertNotIn('student_psnr_16_frames', summary)
 

@@ -13,8 +13,9 @@ from configs import quickstart
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 
+# forward, strafe_left+left, right, back, strafe_right+left, for two tics each.
 ACTIONS = np.array(
-    [[24, 0, 0], [0, 24, 8], [0, 0, -8], [-24, 0, 0], [0, -24, 8]], np.float32)
+    [[12, 0, 0], [0, 12, 4], [0, 0, -4], [-12, 0, 0], [0, -12, 4]], np.float32)
 
 
 def config(**changes):

@@ -85,8 +85,8 @@ class SessionTest(absltest.TestCase):
 
   def test_actions_can_be_words_or_numbers(self):
     _, words = self.world.step(self.world.stream(), 'back+left')
-    _, row = self.world.step(self.world.stream(), [-24, 0, 8])
-    _, rows = self.world.step(self.world.stream(), [[-24., 0., 8.]])
+    _, row = self.world.step(self.world.stream(), [-12, 0, 4])
+    _, rows = self.world.step(self.world.stream(), [[-12., 0., 4.]])
     np.testing.assert_array_equal(words, row)
     np.testing.assert_array_equal(words, rows)
 

@@ -1,4 +1,4 @@
-"""Any checkpoint of a causal stage is a world, whether or not a run finished."""
+"""Any checkpoint of a causal stage is a world, be the run finished or not."""
 
 import pathlib
 
@@ -99,7 +99,7 @@ class AssembleTest(absltest.TestCase):
     for file in state.rglob('*'):
       if file.is_file():
         file.write_bytes(b'')
-    with self.assertRaisesRegex(UserError, 'self_forcing/3/state is unreadable'):
+    with self.assertRaisesRegex(UserError, 'ing/3/state is unreadable'):
       assemble.load(self.workdir)
 
 

@@ -52,15 +52,21 @@ def ssim(x, y) -> np.ndarray:
 
 
 def bootstrap_mean(
-    values, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
+    values,
+    groups=None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
 ):
   """The mean over axis 0 and its percentile interval (Efron 1979).
 
   Axis 0 must hold what was drawn independently: clips, not the frames of one
-  clip. The other axes, say a horizon, are resampled together.
+  clip. The other axes, say a horizon, are resampled together. Where clips come
+  in groups, say of one map each, whole groups are resampled.
 
   Args:
     values: [N, ...]; with N = 1 the interval is the mean itself.
+    groups: [N], equal for what is not independent; None: all are.
     confidence: of the two-sided interval, in (0, 1).
     num_resamples: 2000 settle the ends to about a twentieth of the width.
     seed: the interval is a function of it and of the values.
@@ -71,11 +77,15 @@ def bootstrap_mean(
   values = np.asarray(values, np.float64)
   if not values.ndim or not values.shape[0]:
     raise ValueError('bootstrap_mean needs at least one value')
-  n = values.shape[0]
-  counts = np.random.default_rng(seed).multinomial(
+  groups = np.arange(len(values)) if groups is None else groups
+  _, group = np.unique(np.asarray(groups, str), return_inverse=True)
+  n = group.max() + 1
+  drawn = np.random.default_rng(seed).multinomial(
       n, np.full(n, 1 / n), size=num_resamples
   )
-  means = np.tensordot(counts / n, values, axes=1)
+  counts = drawn[:, group]
+  weights = counts / counts.sum(1, keepdims=True)
+  means = np.tensordot(weights, values, axes=1)
   tail = (1 - confidence) / 2
   low, high = np.quantile(means, [tail, 1 - tail], axis=0)
   return values.mean(0), low, high

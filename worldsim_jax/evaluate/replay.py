@@ -139,21 +139,24 @@ def score(played: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
           for name, film in played.items() if name != 'truth'}
 
 
-def summarise(scores: dict[str, np.ndarray], actions_BPA):
+def summarise(scores: dict[str, np.ndarray], actions_BPA, maps):
   """The numbers of a report.
 
   Args:
     scores: from `score`.
     actions_BPA: that led to the frames that were scored.
+    maps: [n], which map each clip is of.
 
   Returns:
     (summary, drift): flat figures by name, and for each player the curve
-    (frame, mean, low, high) with 95 % intervals over clips.
+    (frame, mean, low, high). Intervals are of 95 % and resample maps: clips
+    of one map are not independent.
   """
-  summary = {'test_clips': len(scores['student'])}
+  summary = {'test_clips': len(scores['student']),
+             'test_maps': len(set(maps))}
   drift = {}
   for name, psnr in scores.items():
-    mean, low, high = image_metrics.bootstrap_mean(psnr)
+    mean, low, high = image_metrics.bootstrap_mean(psnr, maps)
     if not name.startswith('wrong_'):
       drift[name] = (np.arange(1, psnr.shape[1] + 1), mean, low, high)
     summary[f'{name}_psnr_next_frame'] = float(mean[0])
@@ -161,7 +164,8 @@ def summarise(scores: dict[str, np.ndarray], actions_BPA):
     summary[f'{name}_psnr_{len(first)}_frames'] = float(first.mean())
   for baseline in ('copy', 'wrong'):
     gain = (scores['student'] - scores[baseline])[:, 0]
-    summary |= _interval(f'student_gain_over_{baseline}_next_frame', gain)
+    summary |= _interval(
+        f'student_gain_over_{baseline}_next_frame', gain, maps)
   short = actions_BPA[:, :SHORT]
   for index, component in enumerate(ActionSpace().names):
     # Clips in which it is commanded most of the time.
@@ -171,13 +175,13 @@ def summarise(scores: dict[str, np.ndarray], actions_BPA):
       summary[f'clips_with_{component}'] = int(clips.sum())
       summary |= _interval(
           f'cost_of_wrong_{component}_{short.shape[1]}_frames',
-          cost[clips, :SHORT].mean(axis=1))
+          cost[clips, :SHORT].mean(axis=1), maps[clips])
   return summary, drift
 
 
-def _interval(name: str, values) -> dict[str, float]:
+def _interval(name: str, values, maps) -> dict[str, float]:
   """A mean with the ends of its 95 % interval."""
-  mean, low, high = image_metrics.bootstrap_mean(values)
+  mean, low, high = image_metrics.bootstrap_mean(values, maps)
   return {name: float(mean), f'{name}_low': float(low),
           f'{name}_high': float(high)}
 

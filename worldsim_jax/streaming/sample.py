@@ -24,8 +24,10 @@ def sample(load, target: str, actions: str, *, prompt: str | None = None,
     raise UserError(f'--target={target} must be an .mp4 file')
   is_file = os.path.exists(actions) or actions.endswith(
       ('.npy', '.json', '.txt'))
-  commands = (action_lib.read if is_file else action_lib.parse)(actions)
+  read = action_lib.read if is_file else action_lib.parse
+  read(actions)  # What is wrong with it is told before the world is loaded.
   world = load()
+  commands = read(actions, world.config.data.tics_per_frame)
   step = world.frames_per_step
   missing = -len(commands) % step
   commands = np.concatenate([commands, np.repeat(commands[-1:], missing, 0)])

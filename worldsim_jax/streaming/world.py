@@ -117,7 +117,9 @@ class World:
     Returns:
       (session, frames uint8 [frames_per_step, H, W, 3]).
     """
-    actions = parse(action) if isinstance(action, str) else np.asarray(action)
+    if isinstance(action, str):
+      action = parse(action, self.config.data.tics_per_frame)
+    actions = np.asarray(action)
     actions = np.atleast_2d(actions)
     if len(actions) == 1:
       actions = np.repeat(actions, self.frames_per_step, axis=0)

@@ -36,8 +36,8 @@ def load(path, stage: str = '') -> World:
     return files.load(path)
   if not files.is_world(path / LATENT_SPACE):
     if stage:
-      raise UserError(f'{path} has no {LATENT_SPACE}/, which a run leaves there '
-                      'when its tokenizer is trained.')
+      raise UserError(f'{path} has no {LATENT_SPACE}/, which a run leaves '
+                      'there when its tokenizer is trained.')
     return files.load(path)  # It says what is missing.
   world = files.load(path / LATENT_SPACE, with_student=False)
   stages = [name for name in world.config.stages

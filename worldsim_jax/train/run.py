@@ -9,8 +9,8 @@ import os
 import time
 
 from etils import epath
-import numpy as np
 
+from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
 from worldsim_jax.data import video_files
 from worldsim_jax.errors import UserError
@@ -55,6 +55,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   (workdir / 'config.json').write_text(config.to_json(indent=2))
   print('data: renders, or finds, the films')
   frames_dir = datasets.frames(config, workdir)
+  check_films(config, frames_dir)
   world, trained = train_stages(config, workdir, frames_dir)
   files.save(world, workdir / assemble.WORLD)
   summary = evaluate(config, workdir, world, trained, frames_dir)
@@ -104,7 +105,8 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
     parameters['undistilled'] = trained[last.start_from]
   played = replay.play(world, parameters, clips)
   summary, drift = replay.summarise(
-      replay.score(played), clips['actions'][:, world.context_frames:])
+      replay.score(played), clips['actions'][:, world.context_frames:],
+      clips['map'])
   film = replay.film(
       played, clips, world.context_frames, config.evaluate.film_clips)
   path = workdir / 'films.mp4'
@@ -167,14 +169,32 @@ def is_finished(config, workdir) -> bool:
   return True
 
 
+def check_films(config, frames_dir):
+  """Raises UserError for films that some stage or the evaluation cannot use."""
+  vae, evaluate = build.tiny_vae(config), config.evaluate
+  frames = lambda latents: 1 + vae.time_stride * (latents - 1)
+  trained = {}
+  for name in config.stages:
+    clip = config[name].clip_frames
+    is_tokenizer = config[name].paradigm == 'tokenizer'
+    trained[f'config.{name}.clip_frames'] = (
+        clip if is_tokenizer else frames(clip))
+  given = frames(config.student.context_frames)
+  played = {'config.evaluate.horizon + config.student.context_frames':
+            given + evaluate.horizon}
+  pipeline.check_films(
+      frames_dir, {'train': trained, 'test': played},
+      height=config.data.height, width=config.data.width)
+
+
 def _starts(config, frames_dir):
   """First frames of test episodes, for streams to begin with."""
   source = records.Source(frames_dir, 'test')
   given = 1 + build.tiny_vae(config).time_stride * (
       config.student.context_frames - 1)
   count = min(NUM_STARTS, len(source))
-  picks = np.linspace(0, len(source) - 1, count).astype(int)
-  return np.stack([source[int(i)]['rgb'][:given] for i in picks])
+  return pipeline.eval_clips(
+      source, clip_frames=given, num_clips=count, fields=('rgb',))['rgb']
 
 
 def _print_summary(summary, workdir, seconds):
