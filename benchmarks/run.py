@@ -9,17 +9,15 @@ import pathlib
 import re
 import sys
 
-from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
 import benchmarks
 from benchmarks import results
+from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
-from worldsim_jax.parallel import host_memory
 
-BAD_INPUT = 2  # exit code
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = str(ROOT / 'configs/quickstart.py')
 
@@ -46,7 +44,7 @@ def main(argv):
     raise UserError(f'{" ".join(names) or "no name"}: name one benchmark of '
                     f'{", ".join(benchmarks.REGISTRY)}')
   logging.set_verbosity(logging.WARNING)  # JAX tells what backends it lacks.
-  run(names[0], _load_config())
+  run(names[0], command_line.value(_CONFIG))
 
 
 def run(name: str, config):
@@ -82,36 +80,13 @@ def command() -> str:
   return ' '.join(['python -m benchmarks.run', *sys.argv[1:]])
 
 
-def _load_config():
-  config = _CONFIG.value
-  try:
-    config.keys()  # Of a file that is not there, the flag tells on first use.
-  except OSError as e:
-    reason = str(e).strip().splitlines()[-1]
-    raise UserError(f'--config cannot be read: {reason}') from e
-  return config
-
-
 def parse_flags(argv):
-  """Flags to values; whatever is wrong with them is one line."""
+  """As every program, with a config of our own where none is given."""
   if not any(re.match('--?config(=|$)', word) for word in argv):
     # A default in the flag would be read, and could fail, on import.
     argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
-  try:
-    return flags.FLAGS(argv)
-  except (KeyError, AttributeError) as e:
-    key = str(e).strip('"\'')
-    raise UserError(f'--config has no key {key!r}; its file lists them') from e
-  except (flags.Error, TypeError, ValueError, OSError) as e:
-    # A config file that raises arrives as a traceback in text: its last line.
-    reason = str(e).strip().splitlines()[-1]
-    raise UserError(f'cannot read the flags: {reason}') from e
+  return command_line.parse(argv)
 
 
 if __name__ == '__main__':
-  host_memory.use_huge_pages()  # As the program that is measured.
-  try:
-    app.run(main, flags_parser=parse_flags)
-  except UserError as e:
-    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
-    sys.exit(BAD_INPUT)
+  command_line.run(main, parse_flags)

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks import timing
 from worldsim_jax.models import build
-from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.train import loop
 from worldsim_jax.train import metrics
 from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import state as train_state
@@ -30,8 +30,7 @@ def benchmark(options):
     inputs = stage_lib.Inputs(
         options.config, trained, synthetic_batches(options.config),
         films=tuple)  # None: what is fitted to them is not timed.
-    paradigm = options.config[name].paradigm
-    stage = stage_lib.PARADIGMS[paradigm](name, inputs)
+    stage = stage_lib.make(name, inputs)
     # What later stages start from: the same shapes as after training.
     trained[name] = stage.init()[name]
     try:
@@ -92,8 +91,7 @@ def _measure(stage, options):
   frozen = meshes.replicate(mesh, stage.frozen)
   batch = meshes.place_batch(mesh, next(stage.batches()))
   cycle = max(update.every for update in stage.updates)
-  step_flops = flops.count(
-      step_fn, state, frozen, batch, rates=stage.rates)
+  step_flops = loop.model_flops(stage, step_fn, state, frozen, batch)
 
   def steps(count):
     nonlocal state  # The step consumes it.

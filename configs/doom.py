@@ -33,7 +33,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.model.update(dict(
       dim=512, ffn_dim=2048, num_heads=8, num_layers=8, dtype='bfloat16',
       remat='dots'))
-  config.student.update(dict(window=32, sink=2, context_frames=4))
+  config.student.update(dict(window=14, sink=2, context_frames=4))
   config.tokenizer.update(dict(num_steps=20_000, batch_size=32, clip_frames=4))
   for name, num_steps in (('teacher', 30_000), ('teacher_forcing', 20_000),
                           ('self_forcing', 3_000)):

@@ -25,7 +25,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.tokenizer.update(dict(num_steps=150, batch_size=8, clip_frames=4))
   config.tokenizer.optimizer.update(
       dict(learning_rate=2e-3, frozen=('shortcut',)))
-  config.student.update(dict(window=4, sink=1))  # as many as a training clip
+  config.student.update(dict(window=4, sink=1))
   config.data.update(dict(tics_per_frame=2, frames_per_second=17.5))
   config.teacher.num_steps = 150
   config.teacher_forcing.num_steps = 220
@@ -52,6 +52,7 @@ def smoke(config: ConfigDict):
       latent_channels=4, encoder_widths=(8,), decoder_widths=(8, 8),
       time_strides=(1,), blocks_per_stage=1, patch=4))
   config.model.update(dict(dim=32, ffn_dim=64, num_heads=2, num_layers=2))
+  config.student.update(dict(window=3, sink=1))
   networks = [config[name] for name in config.stages]
   for stage in networks:
     stage.update(dict(num_steps=6, batch_size=8, clip_frames=4))

@@ -19,6 +19,7 @@ PACKAGE = 'worldsim_jax'
 
 ROWS = (  # Highest first.
     ('main',),
+    ('command_line',),
     ('train', 'convert'),
     ('evaluate',),
     ('streaming',),
@@ -38,6 +39,7 @@ LIGHT = BARE | {'absl', 'etils', 'ml_collections'}
 RUN = LIGHT | {'clu', 'orbax'}
 AT_MODULE_LEVEL = {
     'main': LIGHT,
+    'command_line': LIGHT,
     'train': RUN,
     'convert': RUN,
     'evaluate': RUN,

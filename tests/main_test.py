@@ -33,6 +33,12 @@ class BadInputTest(parameterized.TestCase):
       ('chunk_does_not_divide', [QUICKSTART, '--config.student.chunk=3'],
        'config.student.chunk=3 must divide config.student.context_frames=2'),
       ('unknown_stage', [QUICKSTART, "--config.stages=('warp',)"], 'warp'),
+      ('evaluated_teacher', [
+          QUICKSTART, "--config.stages=('tokenizer',)",
+          '--config.evaluate.teacher=nonsense'],
+       "config.evaluate.teacher='nonsense' is not a model among"),
+      ('nothing_to_evaluate', [QUICKSTART, '--mode=evaluate'],
+       "'tokenizer' is not trained in --workdir="),
       ('size_not_divisible', [QUICKSTART, '--config.data.height=50'],
        'config.data.height=50 must be a multiple of'),
       ('heads_do_not_divide', [QUICKSTART, '--config.model.num_heads=5'],

@@ -4,17 +4,13 @@
 """
 
 import logging as standard_logging
-import sys
 
-from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
-from worldsim_jax.parallel import host_memory
-
-BAD_INPUT = 2  # exit code
 
 _MODE = flags.DEFINE_string(
     'mode', 'train', 'train, evaluate, sample, export or record.')
@@ -85,13 +81,7 @@ MODES = {'train': _train, 'evaluate': _evaluate, 'sample': _sample,
 
 
 def _needed(flag):
-  try:
-    value = flag.value
-    if flag is _CONFIG and value is not None:
-      value.keys()  # One that could not be read raises when it is used.
-  except OSError as e:
-    reason = str(e).strip().splitlines()[-1]
-    raise UserError(f'--{flag.name} cannot be read: {reason}') from e
+  value = command_line.value(flag)
   if value is None:
     raise UserError(f'--mode={_MODE.value} needs --{flag.name}=...')
   return value
@@ -109,27 +99,9 @@ def main(argv):
   MODES[_MODE.value]()
 
 
-def parse_flags(argv):
-  """Flags to values; whatever a config file or override raises is one line."""
-  try:
-    return flags.FLAGS(argv)
-  except (KeyError, AttributeError) as e:
-    key = str(e).strip('"\'')
-    raise UserError(f'--config has no key {key!r}; its file lists them') from e
-  except (flags.Error, TypeError, ValueError, OSError) as e:
-    # A config file that raises arrives as a traceback in text: its last line.
-    reason = str(e).strip().splitlines()[-1]
-    raise UserError(f'cannot read the flags: {reason}') from e
-
-
 def run():
-  """The console entry: exit code 2 and one line for what the user can mend."""
-  host_memory.use_huge_pages()
-  try:
-    app.run(main, flags_parser=parse_flags)
-  except UserError as e:
-    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
-    sys.exit(BAD_INPUT)
+  """The console entry."""
+  command_line.run(main)
 
 
 if __name__ == '__main__':

@@ -91,9 +91,10 @@ class TextEncoderTest(parameterized.TestCase):
         text_encoder.make('minilm', 8)
 
   def test_a_missing_tokenizer_says_how_to_install_it(self):
-    with mock.patch.dict(sys.modules, {'tokenizers': None}):
+    with (mock.patch.dict(sys.modules, {'tokenizers': None}),
+          mock.patch.object(text_encoder, 'PACKAGE', 'numpy')):
       with self.assertRaisesRegex(UserError, 'tokenizers.*pip install'):
-        text_encoder._tokenizer('tokenizer.json', 8)
+        text_encoder.check('minilm', 8)
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ import numpy as np
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.train import checkpoints
 from worldsim_jax.train.checkpoints import Checkpoints
 
 CONFIG = {'model.dim': 16, 'seed': 0, 'data.names': ('a', 'b')}
@@ -109,7 +110,7 @@ class CheckpointsTest(parameterized.TestCase):
     self.save(1)
     delete_arrays(self.folder / '1')
     with self.open() as saved:
-      with self.assertRaisesRegex(UserError, 'remove the directory'):
+      with self.assertRaisesRegex(UserError, 'remove the folder'):
         saved.restore(LIKE)
 
   def test_a_directory_that_cannot_be_made_is_one_line(self):
@@ -129,6 +130,34 @@ class CheckpointsTest(parameterized.TestCase):
             UserError, '(?i)no space left .*; .* good .* step 1'
         ):
           saved.wait()
+
+  def test_the_advice_for_another_configuration_names_the_folder(self):
+    self.save(1)
+    with self.open({}) as saved:
+      with self.assertRaisesRegex(
+          UserError, f'or remove {re.escape(str(self.folder))} and the folders '
+          'of later stages'):
+        saved.restore(LIKE)
+
+  def test_finished_steps_are_those_of_the_newest_checkpoint(self):
+    self.assertEqual(checkpoints.finished_steps(self.folder, CONFIG), 0)
+    self.assertFalse(self.folder.exists())
+    self.save(1, 2)
+    self.assertEqual(checkpoints.finished_steps(self.folder, CONFIG), 2)
+    with self.assertRaisesRegex(UserError, r'config\.seed=0 there and 1 now'):
+      checkpoints.finished_steps(self.folder, CONFIG | {'seed': 1})
+    empty_config(self.folder / '2')
+    self.assertEqual(checkpoints.finished_steps(self.folder, CONFIG), 1)
+
+  def test_an_error_in_the_loop_is_not_hidden_by_one_of_the_save(self):
+    with self.assertRaisesRegex(KeyError, 'from the loop'):
+      with self.open() as saved:
+        with mock.patch.object(
+            saved._manager, 'close', side_effect=OSError(28, 'No space left')):
+          with saved:
+            raise KeyError('from the loop')
+    self.assertLen(self.said, 1)
+    self.assertIn('no space left', self.said[0])
 
   def test_a_relative_directory_will_do(self):
     self.addCleanup(os.chdir, os.getcwd())
@@ -164,6 +193,43 @@ saved.wait()
 saved.save(2, state(2), {'position': 2})
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+# A file that grows too large is to Orbax what a full disk is.
+FULL = """
+import resource, sys
+from absl import logging
+import numpy as np
+from worldsim_jax.errors import UserError
+from worldsim_jax.train.checkpoints import Checkpoints
+dice = np.random.default_rng(0)
+try:
+  with Checkpoints(sys.argv[1], {}) as saved:
+    saved.save(1, {'w': np.zeros(3, np.float32)}, {})
+    saved.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    large = {str(i): dice.normal(size=(256, 128)) for i in range(50)}
+    saved.save(2, large, {})
+    logging.error('of something else')
+except UserError as error:
+  print(error)
+logging.error('after it')
+"""
+
+
+class FullDiskTest(absltest.TestCase):
+
+  def test_it_is_one_line_and_other_errors_are_printed(self):
+    done = subprocess.run(
+        [sys.executable, '-c', FULL, self.create_tempdir().full_path],
+        env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+        capture_output=True, check=False, text=True)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertLen(done.stdout.splitlines(), 1)
+    self.assertRegex(done.stdout, 'could not save to .* good .* step 1')
+    self.assertNotIn('Traceback', done.stderr)
+    self.assertIn('of something else', done.stderr)
+    self.assertIn('after it', done.stderr)
 
 
 class KilledTest(absltest.TestCase):

@@ -6,13 +6,17 @@ import json
 from unittest import mock
 
 from absl.testing import absltest
+from absl.testing import parameterized
 from etils import epath
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from configs import quickstart
 from worldsim_jax.data import pipeline
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.train import checkpoints
 from worldsim_jax.train import loop
 from worldsim_jax.train import stages
 from worldsim_jax.train import state as train_state
@@ -70,7 +74,41 @@ def tokenizer_stage() -> loop.Stage:
       lambda: (film['rgb'][None] for film in films())))
 
 
-class LoopTest(absltest.TestCase):
+class ToyBatches:
+  """Ones, but zeros in the step at which the gradient is to be NaN."""
+
+  def __init__(self, nan_at):
+    self._nan_at, self._step = nan_at, 0
+
+  def __next__(self):
+    self._step += 1
+    return {'x': np.full(8, self._step - 1 != self._nan_at, np.float32)}
+
+  def get_state(self):
+    return {'step': self._step}
+
+  def set_state(self, state):
+    self._step = state['step']
+
+
+@functools.cache
+def toy_update() -> train_state.Update:
+  def loss(params, batch, unused_rng):
+    # The slope of a root at 0 is infinite, its value is not.
+    w = params['toy']['w']
+    loss = jnp.mean(w**2) + jnp.sqrt(jnp.sum((w * batch['x'].mean())**2))
+    return loss, {'loss': loss}
+
+  return train_state.Update('toy', loss, optax.adam(1e-2))
+
+
+def toy_stage(nan_at) -> loop.Stage:
+  return loop.Stage(
+      'toy', NUM_STEPS, (toy_update(),),
+      lambda: {'toy': {'w': jnp.ones(3)}}, {}, lambda: ToyBatches(nan_at), 1)
+
+
+class LoopTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -140,6 +178,20 @@ class LoopTest(absltest.TestCase):
     # It can be resumed from there, so what was saved is finite.
     state = self.train(workdir)
     for leaf in jax.tree.leaves(state):
+      self.assertTrue(np.isfinite(leaf).all())
+
+  @parameterized.parameters(*range(NUM_STEPS))
+  def test_what_a_nan_gradient_does_to_parameters_is_never_saved(self, nan_at):
+    workdir, settings = self.folder(), config().loop
+    train = lambda nan_at: loop.train(
+        toy_stage(nan_at), settings, seed=0, workdir=workdir, fingerprint={})
+    with self.assertRaisesRegex(
+        NonFiniteLoss, f'toy: grad_norm is nan at step {nan_at}'):
+      train(nan_at)
+    with checkpoints.Checkpoints(workdir / 'toy', {}) as saved:
+      good = nan_at // settings.save_every * settings.save_every
+      self.assertEqual(saved.latest_step() or 0, good)
+    for leaf in jax.tree.leaves(train(None)):  # From that checkpoint on.
       self.assertTrue(np.isfinite(leaf).all())
 
 

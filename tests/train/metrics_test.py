@@ -171,6 +171,33 @@ class MetricLoggerTest(parameterized.TestCase):
     self.assertIsNone(self.records()[1]['critic/loss'])
     self.assertTrue(issubclass(metrics.NonFiniteLoss, errors.UserError))
 
+  def test_the_advice_names_the_key_and_the_folder_of_the_stage(self):
+    for name, key in (
+        ('grad_norm', 'config.teacher.optimizer'),
+        ('teacher/loss', 'config.teacher.optimizer'),
+        ('critic/grad_norm', 'config.teacher.critic.optimizer'),
+    ):
+      logger = self.logger()
+      logger.push(0, {name: jnp.float32(jnp.inf)})
+      with self.assertRaisesRegex(
+          metrics.NonFiniteLoss,
+          f'{name} is inf .* Lower {key}.learning_rate and remove '
+          f'{self.workdir}/teacher ',
+      ):
+        logger.close()
+
+  def test_a_loss_is_named_before_its_gradient(self):
+    logger = self.logger()
+    logger.push(0, {'grad_norm': jnp.nan, 'loss': jnp.nan})
+    with self.assertRaisesRegex(metrics.NonFiniteLoss, 'teacher: loss is nan'):
+      logger.close()
+
+  def test_a_stage_that_is_done_does_not_say_that_it_resumes(self):
+    for first, said in (0, ''), (4, 'resumes at step 4 of 10'), (10, 'is done'):
+      self.stream = io.StringIO()
+      self.logger(first_step=first).close()
+      self.assertEqual(self.stream.getvalue().partition(' ')[2].strip(), said)
+
   def test_a_last_loss_that_is_not_finite_is_found_by_closing(self):
     logger = self.logger()
     logger.push(9, {'loss': jnp.float32(jnp.nan)})

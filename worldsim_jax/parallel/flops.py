@@ -2,8 +2,9 @@
 
 XLA's own cost analysis sees a loop body once and a kernel as zero; here loops
 count by their trip counts. Only matrix products and convolutions count, two
-FLOPs for each multiply-add, as 'model FLOPs' usually do; recomputation under
-remat is part of the program and so is counted.
+FLOPs for each multiply-add, as 'model FLOPs' usually do. Those are without
+recomputation, which is counted where the program has it: give the program
+without remat (`train/loop.py` does).
 """
 
 import math

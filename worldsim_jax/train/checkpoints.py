@@ -7,15 +7,22 @@ process that dies while saving leaves the previous checkpoint as the latest one.
 """
 
 import contextlib
+import functools
 import json
+import logging as standard_logging
 import os
+import sys
 from typing import Any, Iterator
 
+from absl import logging
 from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
 from worldsim_jax.errors import UserError
+
+_ORBAX = os.path.dirname(os.path.abspath(ocp.__file__))
+_WRITE_ERRORS = (OSError, ValueError)
 
 
 class Checkpoints:
@@ -43,6 +50,9 @@ class Checkpoints:
     except OSError as error:
       raise UserError(f'cannot keep checkpoints in {self._directory}: '
                       f'{_first_line(error)}.') from error
+    self._filter = _RaisedAnyway()
+    logging.get_absl_logger().addFilter(self._filter)
+    _drop_late_callbacks()
 
   def latest_step(self) -> int | None:
     """Finished steps of the newest checkpoint, or None."""
@@ -69,8 +79,11 @@ class Checkpoints:
   def __exit__(self, exception_type, *_):
     if exception_type is None:
       self.close()
-    else:
-      self._manager.close()  # Its own error must not hide the first one.
+      return
+    try:
+      self.close()
+    except UserError as error:  # It must not hide the first one.
+      self._announce(str(error))
 
   def restore(self, like) -> tuple[Any, dict[str, Any]] | None:
     """The newest readable checkpoint, or None if there is none.
@@ -88,9 +101,8 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
       try:
-        saved = self._manager.restore(step, args=ocp.args.Composite(
-            config=ocp.args.JsonRestore()))['config']
-        check_same_config(saved, self._config, self._directory)
+        check_same_config(
+            _config_of(self._manager, step), self._config, self._directory)
         restored = self._manager.restore(step, args=ocp.args.Composite(
             state=ocp.args.StandardRestore(like),
             data=ocp.args.JsonRestore()))
@@ -102,7 +114,7 @@ class Checkpoints:
                        f'({_first_line(error)}); trying the one before it')
     if steps:
       raise UserError(f'no checkpoint in {self._directory} is readable: remove '
-                      'the directory to train this stage again.')
+                      'the folder to train this stage again.')
     return None
 
   def wait(self):
@@ -111,14 +123,17 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def close(self):
-    with self._named_errors():
-      self._manager.close()
+    try:
+      with self._named_errors():
+        self._manager.close()
+    finally:
+      logging.get_absl_logger().removeFilter(self._filter)
 
   @contextlib.contextmanager
   def _named_errors(self) -> Iterator[None]:
     try:
       yield
-    except (OSError, ValueError) as error:
+    except _WRITE_ERRORS as error:
       last = self._manager.latest_step()
       kept = ('there is no earlier checkpoint' if last is None
               else f'the last good checkpoint is step {last}')
@@ -165,6 +180,63 @@ def newest_params(directory, network: str) -> tuple[int, Any] | None:
   return step, read[part][network]
 
 
+class _RaisedAnyway(standard_logging.Filter):
+  """Drops tracebacks that Orbax's threads print of errors that it also raises.
+
+  They come to us from the next call of the manager, and become one line.
+  """
+
+  def filter(self, record):
+    error = record.exc_info and record.exc_info[1]
+    return not (isinstance(error, _WRITE_ERRORS)
+                and record.pathname.startswith(_ORBAX))
+
+
+@functools.cache
+def _drop_late_callbacks():
+  """Silences arrays whose save fails after that of another one has.
+
+  That one closed Orbax's event loop, of which TensorStore then prints a
+  traceback per array. They come until the process ends.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable):
+    is_late = (isinstance(unraisable.exc_value, RuntimeError)
+               and str(unraisable.exc_value) == 'Event loop is closed')
+    if not is_late or unraisable.object is not None:
+      before(unraisable)
+
+  sys.unraisablehook = hook
+
+
+def finished_steps(directory, config: dict[str, Any]) -> int:
+  """Steps of the newest checkpoint in a directory; 0 where there is none.
+
+  Raises:
+    UserError: if it belongs to another configuration. One that cannot be read
+      is passed over, as by `Checkpoints.restore`.
+  """
+  directory = _absolute(directory)
+  if not directory.exists():
+    return 0
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(directory, options=options) as manager:
+    for step in sorted(manager.all_steps(), reverse=True):
+      try:
+        saved = _config_of(manager, step)
+      except Exception:  # Whoever restores it says so.
+        continue
+      check_same_config(saved, json.loads(json.dumps(config)), directory)
+      return step
+  return 0
+
+
+def _config_of(manager, step: int) -> dict[str, Any]:
+  return manager.restore(step, args=ocp.args.Composite(
+      config=ocp.args.JsonRestore()))['config']
+
+
 def check_same_config(saved: dict[str, Any], current: dict[str, Any], where):
   """Raises UserError naming the first keys in which two flat configs differ."""
   different = [key for key in sorted(saved | current)
@@ -174,8 +246,10 @@ def check_same_config(saved: dict[str, Any], current: dict[str, Any], where):
         f'config.{key}={saved.get(key)!r} there and {current.get(key)!r} now'
         for key in different[:3])
     more = f' and {len(different) - 3} more' if len(different) > 3 else ''
-    raise UserError(f'{where} was made with another configuration: {changes}'
-                    f'{more}. Use another --workdir, or that configuration.')
+    raise UserError(
+        f'{where} was made with another configuration: {changes}{more}. Use '
+        f'that configuration or another --workdir, or remove {where} and the '
+        'folders of later stages to train them again; earlier stages stay.')
 
 
 def _absolute(directory) -> epath.Path:

@@ -32,6 +32,8 @@ class Stage:
     batches: () -> a data iterator with get_state and set_state.
     tokens_per_step: for the log.
     rollout_steps: mean trip count of the loops whose length is drawn at random.
+    counted_updates: the updates without recomputation (remat), which model
+      FLOPs leave out; the same as `updates` where it is empty.
   """
   name: str
   num_steps: int
@@ -42,6 +44,7 @@ class Stage:
   tokens_per_step: int
   rollout_steps: float = 0.
   fit: Callable[[Any], Any] = lambda params: params
+  counted_updates: tuple[train_state.Update, ...] = ()
 
   @property
   def rates(self) -> flops.Rates:
@@ -65,8 +68,8 @@ def train(stage: Stage, config, seed: int, workdir,
     The final state.
 
   Raises:
-    UserError: if a loss is not finite (the last good checkpoint stays), or the
-      checkpoints cannot be read or written.
+    UserError: if a loss or a gradient is not finite (the last good checkpoint
+      stays), or the checkpoints cannot be read or written.
   """
   mesh = meshes.make_mesh()
   step_fn = train_state.make_train_step(stage.updates, seed)
@@ -90,7 +93,8 @@ def train(stage: Stage, config, seed: int, workdir,
     logger = metrics_lib.MetricLogger(
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
-        flops_per_step=_flops(stage, step_fn, state, frozen, batches))
+        flops_per_step=model_flops(
+            stage, step_fn, state, frozen, _peek(batches)))
 
     # --- steps
     with logger:
@@ -101,14 +105,23 @@ def train(stage: Stage, config, seed: int, workdir,
             metrics, stage.updates, step))
         done = step + 1
         if done % config.save_every == 0 or done == stage.num_steps:
-          with logger.paused():  # Reads this step's loss: never saves a NaN.
+          # Reads this step's loss and gradient norms, and raises where one is
+          # not finite: parameters that are NaN are never saved.
+          with logger.paused():
             saved.save(done, state, batches.get_state())
   return state
 
 
-def _flops(stage, step_fn, state, frozen, batches):
-  """Model FLOPs of an average step."""
+def model_flops(stage: Stage, step_fn, state, frozen, batch) -> float:
+  """Model FLOPs of an average step; arguments may be ShapeDtypeStructs."""
+  if stage.counted_updates:  # Traced, never run: any seed will do.
+    step_fn = train_state.make_train_step(stage.counted_updates, seed=0)
+  return flops.count(step_fn, state, frozen, batch, rates=stage.rates)
+
+
+def _peek(batches):
+  """The next batch, which stays the next one."""
   position = batches.get_state()
   batch = next(batches)
   batches.set_state(position)
-  return flops.count(step_fn, state, frozen, batch, rates=stage.rates)
+  return batch

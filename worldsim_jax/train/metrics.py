@@ -54,7 +54,6 @@ _RESERVED = frozenset(
 )
 _TERMINAL_NAMES = {
     'grad_norm': 'grad',
-    'learning_rate': 'lr',
     'mean_abs_x': '|x|',
 }
 _TERMINAL_METRICS = 4  # More would not fit on a line; the files have them all.
@@ -62,7 +61,7 @@ _GIB = 2**30
 
 
 class NonFiniteLoss(errors.UserError):
-  """A loss became NaN or infinite."""
+  """A loss or its gradient became NaN or infinite."""
 
 
 class MetricLogger:
@@ -100,6 +99,7 @@ class MetricLogger:
   ):
     if log_every < 1:
       raise ValueError(f'log_every={log_every} must be at least 1')
+    self._workdir = epath.Path(workdir)
     self._stage, self._num_steps = stage, num_steps
     self._log_every = log_every
     self._tokens, self._flops = tokens_per_step, flops_per_step
@@ -111,16 +111,17 @@ class MetricLogger:
     self._memory = memory()
     self._file = self._events = self._line = None
     if jax.process_index() == 0:
-      workdir = epath.Path(workdir)
-      workdir.mkdir(parents=True, exist_ok=True)
+      self._workdir.mkdir(parents=True, exist_ok=True)
       self._file = events.JsonLines(
-          workdir / 'metrics.jsonl', stage, first_step
+          self._workdir / 'metrics.jsonl', stage, first_step
       )
       self._events = events.EventWriter(
-          os.fspath(workdir / 'tensorboard' / stage), first_step
+          os.fspath(self._workdir / 'tensorboard' / stage), first_step
       )
       self._line = terminal.ProgressLine(stage, num_steps, stream)
-      if first_step:
+      if first_step >= num_steps:
+        self.note('is done')
+      elif first_step:
         self.note(f'resumes at step {first_step} of {num_steps}')
 
   def __enter__(self):
@@ -135,7 +136,8 @@ class MetricLogger:
     """Takes scalars that the device may still compute; reads the last push's.
 
     Raises:
-      NonFiniteLoss: if a loss of the step before was NaN or infinite.
+      NonFiniteLoss: if a loss or a gradient of the step before was NaN or
+        infinite.
     """
     reserved = _RESERVED & metrics.keys()
     if reserved:
@@ -199,8 +201,8 @@ class MetricLogger:
     self._newest |= values
     broken = [
         name
-        for name, value in values.items()
-        if 'loss' in name and not math.isfinite(value)
+        for name in sorted(values, key=_loss_first)
+        if _ends_training(name) and not math.isfinite(values[name])
     ]
     if self._file and (broken or self._is_logged(step)):
       with report.named_write_errors(self._file.path):
@@ -209,11 +211,19 @@ class MetricLogger:
       rates = self._rates(self._timer.average())
       self._line.redraw(step + 1, self._fields(step, rates))
     if broken:
-      raise NonFiniteLoss(
-          f'{self._stage}: {broken[0]} is {values[broken[0]]} at step {step}. '
-          'Resume from a checkpoint before it with a lower learning rate, or '
-          "look at that step's batch."
-      )
+      raise NonFiniteLoss(self._advice(broken[0], values[broken[0]], step))
+
+  def _advice(self, name, value, step):
+    network = name.rpartition('/')[0]
+    owner = self._stage
+    if network not in ('', self._stage):
+      owner += f'.{network}'  # As config.self_forcing.critic.
+    return (
+        f'{self._stage}: {name} is {value} at step {step}; nothing of it was '
+        f'saved. Lower config.{owner}.optimizer.learning_rate and remove '
+        f'{self._workdir / self._stage} to train this stage again (the stages '
+        "before it stay), or look at that step's batch."
+    )
 
   def _is_logged(self, step):
     done = step + 1
@@ -249,7 +259,7 @@ class MetricLogger:
 
   def _fields(self, step, rates):
     """The texts of a terminal line; losses come first."""
-    names = sorted(self._newest, key=lambda name: 'loss' not in name)
+    names = sorted(self._newest, key=_loss_first)
     fields = {}
     for name in names[:_TERMINAL_METRICS]:
       text = terminal.number(self._newest[name])
@@ -344,6 +354,19 @@ def memory() -> tuple[float, float]:
   # macOS has no /proc and, unlike Linux, counts this one in bytes.
   scale = 1 if sys.platform == 'darwin' else 1024
   return scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, total
+
+
+def _loss_first(name: str) -> bool:
+  return 'loss' not in name
+
+
+def _ends_training(name: str) -> bool:
+  """Whether parameters are lost when this metric is not finite.
+
+  The loss is that of the parameters before the update; what is applied to them
+  is the gradient, which may be NaN where the loss is not.
+  """
+  return 'loss' in name or name.rpartition('/')[2] == 'grad_norm'
 
 
 def _scalar(name, value) -> float:

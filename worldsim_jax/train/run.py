@@ -30,6 +30,7 @@ from worldsim_jax.train import validation
 
 NUM_STARTS = 8
 FILMS = 64  # to fit and measure latents on
+PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
 def train_and_evaluate(config, workdir, evaluate_again: bool = False):
@@ -38,7 +39,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   Args:
     config: see configs/base.py.
     workdir: folder of the run, local or gs://.
-    evaluate_again: repeats the evaluation of a run that is done.
+    evaluate_again: repeats the evaluation of a run whose stages are done.
 
   Returns:
     The final numbers by name.
@@ -46,13 +47,20 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   Raises:
     UserError: for what the user can mend, in one line.
   """
-  validation.check(config)
-  workdir = prepare_workdir(workdir)
-  if is_finished(config, workdir) and not evaluate_again:
+  validation.check_run(config)
+  workdir = epath.Path(workdir)
+  unfinished = unfinished_stages(config, workdir)
+  if evaluate_again and unfinished:
+    raise UserError(
+        f'--mode=evaluate needs all of config.stages, but {unfinished[0]!r} is '
+        f'not trained in --workdir={workdir}: --mode=train goes on with it.')
+  prepare_workdir(workdir)
+  is_finished = not unfinished and has_results(config, workdir)
+  if is_finished and not evaluate_again:
     print(f'all is done: {workdir}/report.html, films.mp4 and summary.json')
     return json.loads((workdir / 'summary.json').read_text())
   start = time.time()
-  (workdir / 'config.json').write_text(config.to_json(indent=2))
+  _write_config(config, workdir)
   print('data: renders, or finds, the films')
   frames_dir = datasets.frames(config, workdir)
   check_films(config, frames_dir)
@@ -73,7 +81,7 @@ def train_stages(config, workdir, frames_dir):
     inputs = stage_lib.Inputs(
         config, trained, make_batches,
         lambda: datasets.films(config, frames_dir, FILMS))
-    stage = stage_lib.PARADIGMS[config[name].paradigm](name, inputs)
+    stage = stage_lib.make(name, inputs)
     state = loop.train(stage, config.loop, config.seed, workdir,
                        fingerprint(config, name))
     trained[name] = state.best_params(name)
@@ -145,28 +153,59 @@ def flatten(tree: dict, prefix: str = '') -> dict:
   return flat
 
 
-def prepare_workdir(workdir) -> epath.Path:
+def prepare_workdir(workdir):
   """Makes the folder, or says in one line why it cannot be used."""
   workdir = epath.Path(workdir)
   probe = workdir / f'.writable-{os.getpid()}'
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    probe.write_text('')
-    probe.unlink()
+    try:
+      probe.write_bytes(PROBE)
+    finally:
+      probe.unlink(missing_ok=True)
   except OSError as e:
     raise UserError(f'--workdir={workdir} cannot be written: {e}') from e
-  return workdir
 
 
-def is_finished(config, workdir) -> bool:
-  """Whether the run of this very config is complete in the workdir."""
-  needed = ('config.json', 'summary.json', 'report.html', 'films.mp4')
+def unfinished_stages(config, workdir) -> list[str]:
+  """The stages without a final checkpoint, in order.
+
+  Raises:
+    UserError: if a stage has a checkpoint that was made with other settings.
+  """
+  try:
+    return [
+        name for name in config.stages
+        if config[name].num_steps != checkpoints.finished_steps(
+            workdir / name, fingerprint(config, name))]
+  except OSError as e:
+    raise UserError(f'--workdir={workdir} cannot be read: {e}') from e
+
+
+def has_results(config, workdir) -> bool:
+  """Whether the evaluation in the workdir is the one that is configured.
+
+  That of trained stages; what else is in a config changes no result.
+  """
+  needed = ('config.json', 'summary.json', 'report.html', 'films.mp4', 'world')
   if not all((workdir / name).exists() for name in needed):
     return False
-  saved = flatten(json.loads((workdir / 'config.json').read_text()))
-  checkpoints.check_same_config(saved, flatten(json.loads(
-      config.to_json())), workdir)
-  return True
+  try:
+    saved = json.loads((workdir / 'config.json').read_text())
+  except json.JSONDecodeError:
+    return False
+  current = json.loads(config.to_json())
+  return all(
+      saved.get(key) == current[key] for key in ('stages', 'evaluate'))
+
+
+def _write_config(config, workdir):
+  """Says what the run is; the results in the workdir may be of another one."""
+  summary = workdir / 'summary.json'
+  with report.named_write_errors(summary):
+    # It is written last: where it is, the results are those of config.json.
+    summary.unlink(missing_ok=True)
+  report.write_atomically(workdir / 'config.json', config.to_json(indent=2))
 
 
 def check_films(config, frames_dir):

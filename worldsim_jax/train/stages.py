@@ -10,6 +10,7 @@ A stage's config has a `paradigm`; that is all that tells stages apart:
 `start_from` names the stage whose network initialises this one.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -135,6 +136,18 @@ PARADIGMS = {
     'teacher_forcing': teacher_forcing,
     'self_forcing': self_forcing_dmd,
 }
+
+
+def make(name: str, inputs: Inputs) -> Stage:
+  """A stage of the config; its FLOPs are those of the same without remat."""
+  paradigm = PARADIGMS[inputs.config[name].paradigm]
+  stage = paradigm(name, inputs)
+  if inputs.config.model.remat == 'none':
+    return stage
+  plain = inputs.config.copy_and_resolve_references()
+  plain.model.remat = 'none'
+  counted = paradigm(name, inputs._replace(config=plain))
+  return dataclasses.replace(stage, counted_updates=counted.updates)
 
 
 def _denoiser(name, inputs, loss, frames: int) -> Stage:

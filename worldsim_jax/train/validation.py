@@ -5,18 +5,27 @@ Every message is one line and names the key to change.
 
 import jax
 
+from worldsim_jax.data import worlds
 from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import objective
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.models import text_encoder
 from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import stages
 
+# What is counted, and so must be there at least once.
+_STAGE_COUNTS = ('num_steps', 'batch_size', 'clip_frames', 'generator_every')
+_EVALUATE_COUNTS = ('num_clips', 'horizon', 'teacher_steps', 'film_clips')
+
 
 def check_run(config):
   """Raises UserError for a config that cannot be run from data to report."""
+  worlds.check_config(config.data)
   check(config)
   _check_order(config)
+  _check_text(config)
 
 
 def check(config):
@@ -36,7 +45,9 @@ def check(config):
 
 def _check_stages(config):
   models = []
-  for name in config.stages:
+  for index, name in enumerate(config.stages):
+    if name in config.stages[:index]:
+      raise UserError(f'config.stages names {name!r} twice.')
     if name not in config:
       raise UserError(f'config.stages names {name!r}, but config.{name} does '
                       'not exist.')
@@ -45,15 +56,27 @@ def _check_stages(config):
       raise UserError(
           f'config.{name}.paradigm={stage.paradigm!r} is not one of '
           f'{tuple(stages.PARADIGMS)}.')
+    _check_counts(f'config.{name}', stage, _STAGE_COUNTS)
     for key in ('start_from', 'teacher'):
       needed = stage.get(key)
-      if needed and needed not in models:
+      # Other paradigms may start from nothing.
+      if (needed or stage.paradigm == 'self_forcing') and needed not in models:
         raise UserError(
             f'config.{name}.{key}={needed!r} is not a model among the stages '
             f'before it, {tuple(models)} (config.stages).')
+    for key in ('weight', 'critic_weight'):
+      if stage.get(key, 'none') not in objective.WEIGHTS:
+        raise UserError(f'config.{name}.{key}={stage[key]!r} is not one of '
+                        f'{tuple(objective.WEIGHTS)}.')
     _check_optimizers(name, stage)
     if stage.paradigm != 'tokenizer':
       models.append(name)
+
+
+def _check_counts(where, settings, keys):
+  for key in keys:
+    if settings.get(key, 1) < 1:
+      raise UserError(f'{where}.{key}={settings[key]} must be at least 1.')
 
 
 def _check_optimizers(name, stage):
@@ -83,8 +106,9 @@ def _check_models(config):
 
 def _check_student(config):
   student = config.student
+  _check_counts('config.student', student, ('chunk', 'context_frames'))
   flow.few_step_sigmas(tuple(student.timesteps), student.shift)
-  if student.chunk < 1 or student.context_frames % student.chunk:
+  if student.context_frames % student.chunk:
     raise UserError(
         f'config.student.chunk={student.chunk} must divide '
         f'config.student.context_frames={student.context_frames}.')
@@ -119,11 +143,12 @@ def _check_clips(config):
     if causal and stage.clip_frames % student.chunk:
       raise UserError(
           f'config.student.chunk={student.chunk} must divide {key}.')
-    needed = student.context_frames + student.sink
-    if stage.paradigm == 'self_forcing' and stage.clip_frames < needed:
+    # A stream would see more frames at once than it ever has in training.
+    if (stage.paradigm == 'self_forcing' and
+        student.window + student.sink > stage.clip_frames):
       raise UserError(
-          f'{key} must be at least config.student.context_frames='
-          f'{student.context_frames} plus config.student.sink={student.sink}.')
+          f'config.student.window={student.window} plus config.student.sink='
+          f'{student.sink} must be at most {key}.')
 
 
 def _check_available(config, key, frames):
@@ -135,6 +160,7 @@ def _check_available(config, key, frames):
 
 def _check_evaluation(config):
   evaluate, student = config.evaluate, config.student
+  _check_counts('config.evaluate', evaluate, _EVALUATE_COUNTS)
   stride = build.tiny_vae(config).time_stride
   if evaluate.horizon % (student.chunk * stride):
     raise UserError(
@@ -153,9 +179,18 @@ def _check_evaluation(config):
 
 
 def _check_loop(config):
-  for key, value in config.loop.items():
-    if value < 1:
-      raise UserError(f'config.loop.{key}={value} must be at least 1.')
+  _check_counts('config.loop', config.loop, config.loop.keys())
+
+
+def _check_text(config):
+  """Benchmarks have text of any size without an encoder."""
+  text = config.text
+  text_encoder.check(text.encoder, text.length)
+  made = text_encoder.ENCODERS[text.encoder].dim
+  if text.dim not in (0, made):
+    raise UserError(
+        f'config.text.dim={text.dim} must be 0{f" or {made}" if made else ""} '
+        f'for config.text.encoder={text.encoder!r}.')
 
 
 def _check_order(config):

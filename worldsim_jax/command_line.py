@@ -1,0 +1,51 @@
+"""Flags to values, and errors to one line and exit code 2, for every program.
+
+`worldsim_jax.main` and `benchmarks.run` define flags of their own; that a user
+meets both in the same way is here.
+"""
+
+import sys
+
+from absl import app
+from absl import flags
+
+from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import host_memory
+
+BAD_INPUT = 2  # exit code
+
+
+def parse(argv):
+  """Flags to values; whatever a config file or override raises is one line."""
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as e:
+    key = str(e).strip('"\'')
+    raise UserError(f'--config has no key {key!r}; its file lists them') from e
+  except (flags.Error, TypeError, ValueError, OSError) as e:
+    # A config file that raises arrives as a traceback in text: its last line.
+    raise UserError(f'cannot read the flags: {_last_line(e)}') from e
+
+
+def value(flag):
+  """A flag's value; None if it was not given."""
+  try:
+    if hasattr(flag.value, 'keys'):
+      flag.value.keys()  # A config that could not be read raises when used.
+    return flag.value
+  except OSError as e:
+    raise UserError(f'--{flag.name} cannot be read: {_last_line(e)}') from e
+
+
+def run(main, flags_parser=parse):
+  """Runs main(argv); what the user can mend is one line and exit code 2."""
+  host_memory.use_huge_pages()
+  try:
+    app.run(main, flags_parser=flags_parser)
+  except UserError as e:
+    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+def _last_line(error) -> str:
+  return str(error).strip().splitlines()[-1]
