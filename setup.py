@@ -17,7 +17,7 @@ INSTALL_REQUIRES = [
     # The run.
     'absl-py>=2.1',  # Flags, logging, parameterised tests.
     'ml-collections>=1.0',  # Configs with --config.key=value.
-    'clu>=0.0.12',  # Metrics, parameter overview, profiler.
+    'clu>=0.0.12',  # Tables of parameters.
     'etils[epath]>=1.9',  # gs:// paths as if they were local.
     'orbax-checkpoint>=0.12',  # Asynchronous, sharded checkpoints.
     'flatbuffers>=24.3',  # jax.export cannot serialise without it.

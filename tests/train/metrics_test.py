@@ -14,6 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax import errors
 from worldsim_jax.evaluate import report
@@ -59,6 +60,17 @@ class MetricLoggerTest(parameterized.TestCase):
 
   def steps(self, stage='teacher'):
     return [record['step'] for record in self.records(stage)]
+
+  def test_what_is_trained_is_a_table_beside_the_log(self):
+    params = {'net': {'kernel': np.ones((30, 50)), 'bias': np.ones(50)}}
+    with self.logger(num_steps=1) as logger:
+      logger.parameters(params)
+    table = pathlib.Path(
+        self.workdir, 'teacher-parameters.txt'
+    ).read_text()
+    self.assertRegex(table, r'net/kernel +\| \(30, 50\) .* 1,500')
+    self.assertIn('Total: 1,550', table)
+    self.assertIn('trains 1.55k parameters', self.stream.getvalue())
 
   def test_first_last_and_every_kth_step_are_logged(self):
     self.run_steps(range(11), num_steps=11, log_every=4)

@@ -98,6 +98,8 @@ def train(stage: Stage, config, seed: int, workdir,
 
     # --- steps
     with logger:
+      if not first:
+        logger.parameters(state.params)
       for step in range(first, stage.num_steps):
         batch = meshes.place_batch(mesh, next(batches))
         state, metrics = step_fn(state, frozen, batch)

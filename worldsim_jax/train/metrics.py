@@ -186,6 +186,18 @@ class MetricLogger:
     if self._line:
       self._line.note(text)
 
+  def parameters(self, params):
+    """Writes <stage>-parameters.txt, a table of what is trained."""
+    from clu import parameter_overview  # Not on every accelerator image.
+
+    if self._line:
+      path = self._file.path.parent / f'{self._stage}-parameters.txt'
+      table = parameter_overview.get_parameter_overview(params)
+      report.write_atomically(path, table + '\n')
+      count = parameter_overview.count_parameters(params)
+      size, prefix = terminal.si(count)
+      self.note(f'trains {size}{prefix} parameters, see {path.name}')
+
   def films(self, step: int, name: str, frames, fps: float):
     """Writes uint8 [T, H, W, 3] to TensorBoard as an animated GIF."""
     if self._events:
