@@ -21,14 +21,15 @@ def get_config(arg: str = '') -> ConfigDict:
       latent_channels=48, encoder_widths=(48,), decoder_widths=(64, 48),
       time_strides=(1,), blocks_per_stage=1, patch=4, shortcut=True))
   config.model.update(dict(
-      dim=128, ffn_dim=512, num_heads=2, num_layers=4, patch=(1, 1)))
+      dim=128, ffn_dim=512, num_heads=2, num_layers=4, patch=(1, 1),
+      coordinates=True, steered=True))
   config.tokenizer.update(dict(num_steps=150, batch_size=8, clip_frames=4))
   config.tokenizer.optimizer.update(
       dict(learning_rate=2e-3, frozen=('shortcut',)))
   config.student.update(dict(window=4, sink=1))
   config.data.update(dict(tics_per_frame=2, frames_per_second=17.5))
   config.teacher.num_steps = 150
-  config.teacher_forcing.num_steps = 220
+  config.teacher_forcing.num_steps = 300
   for name in ('teacher', 'teacher_forcing'):
     config[name].optimizer.learning_rate = 2e-3
   config.self_forcing.update(dict(num_steps=60, batch_size=8, ema=0.9))
