@@ -84,11 +84,15 @@ def _normal(rng, shape):
 
 def _measure(stage, options):
   """Times the stage's step on a mesh of all devices."""
-  mesh = meshes.make_mesh()
+  mesh = meshes.make_mesh(options.config.mesh)
+  with jax.set_mesh(mesh):
+    return _measure_on(mesh, stage, options)
+
+
+def _measure_on(mesh, stage, options):
   step_fn = train_state.make_train_step(stage.updates, options.config.seed)
-  state = meshes.replicate(
-      mesh, train_state.create(stage.init(), stage.updates))
-  frozen = meshes.replicate(mesh, stage.frozen)
+  state = meshes.place(mesh, train_state.create(stage.init(), stage.updates))
+  frozen = meshes.place(mesh, stage.frozen)
   batch = meshes.place_batch(mesh, next(stage.batches()))
   cycle = max(update.every for update in stage.updates)
   step_flops = loop.model_flops(stage, step_fn, state, frozen, batch)

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
       teacher_steps=16, teacher_window=6, guidance_scale=1., film_clips=4))
+  config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
+      slice=1, data=-1, fsdp=1, context=1, tensor=1))
   config.loop = ConfigDict(dict(log_every=10, save_every=100, max_to_keep=2))
   return config
 
@@ -57,7 +59,7 @@ DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1)
 def stage(paradigm: str, **own) -> ConfigDict:
   """A stage: what every stage has, then its paradigm's own keys."""
   common = dict(paradigm=paradigm, start_from='', num_steps=1000,
-                batch_size=16, clip_frames=6)
+                batch_size=16, accumulate=1, clip_frames=6)
   return ConfigDict(common | network().to_dict() | own)
 
 

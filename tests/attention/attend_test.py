@@ -25,9 +25,12 @@ def masked_by(kind):
   )
 
 
-def naive(q, k, v, mask_TS=None):
+def naive(q_BFNHD, k, v, mask_TS=None):
   """The definition, head by head, in float64."""
-  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  q, k, v = (
+      np.asarray(x, np.float64).reshape(len(x), -1, *x.shape[3:])
+      for x in (q_BFNHD, k, v)
+  )
   out = np.zeros_like(q)
   for b in range(q.shape[0]):
     for h in range(q.shape[2]):
@@ -37,16 +40,16 @@ def naive(q, k, v, mask_TS=None):
       weights = np.exp(logits - logits.max(axis=1, keepdims=True))
       weights /= weights.sum(axis=1, keepdims=True)
       out[b, :, h] = weights @ v[b, :, h]
-  return out
+  return out.reshape(q_BFNHD.shape)
 
 
 class AttendTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    draw = lambda tokens: np.float32(rng.normal(size=(B, tokens, H, D)))
+    draw = lambda frames: np.float32(rng.normal(size=(B, frames, N, H, D)))
     rng = np.random.default_rng(0)
-    self.q, self.k, self.v = draw(F * N), draw(G * N), draw(G * N)
+    self.q, self.k, self.v = draw(F), draw(G), draw(G)
     self.mask_TS = np.kron(MASK, np.ones((N, N), bool))
 
   def test_equals_a_naive_softmax(self):
@@ -64,23 +67,23 @@ class AttendTest(parameterized.TestCase):
     )
 
   def test_cudnn_would_get_the_same_mask(self):
-    mask = attention._token_mask(MASK, self.q, self.k)
+    flat = lambda x: x.reshape(B, -1, H, D)
+    mask = attention._token_mask(MASK, flat(self.q), flat(self.k))
     np.testing.assert_array_equal(mask[0, 0], self.mask_TS)
 
   @parameterized.parameters('run', 'constant')
   def test_forbidden_keys_have_exactly_no_gradient(self, kind):
-    weights = np.random.default_rng(1).normal(size=(B, N, H, D))
+    weights = np.random.default_rng(1).normal(size=(B, 1, N, H, D))
 
     @jax.jit
     def gradients(k, v):
       masked = masked_by(kind)
-      first_frame = lambda k, v: masked(self.q, k, v, MASK)[:, :N]
+      first_frame = lambda k, v: masked(self.q, k, v, MASK)[:, :1]
       return jax.vjp(first_frame, k, v)[1](weights.astype(np.float32))
 
     for gradient in gradients(self.k, self.v):
-      by_frame = np.asarray(gradient).reshape(B, G, N, H, D)
-      np.testing.assert_array_equal(by_frame[:, 1], 0)
-      self.assertTrue(np.all(by_frame[:, [0, 2]] != 0))
+      np.testing.assert_array_equal(gradient[:, 1], 0)
+      self.assertTrue(np.all(gradient[:, np.array([0, 2])] != 0))
 
   def test_pairs_that_a_constant_mask_forbids_are_not_computed(self):
     count = lambda mask: flops.count(
@@ -94,18 +97,16 @@ class AttendTest(parameterized.TestCase):
     self.assertTrue(np.all(np.isfinite(out)))
 
   def test_masked_keys_are_as_if_they_were_not_there(self):
-    keys = self.k.shape[1]
-    mask = np.arange(keys) < keys - 3
-    out = jax.jit(lambda q, k, v: attend(
-        q, k, v, key_mask_BS=jnp.broadcast_to(mask, (len(q), keys))
-    ))(self.q, self.k, self.v)
+    text_k, text_v = (x.reshape(B, 1, G * N, H, D) for x in (self.k, self.v))
+    mask = np.broadcast_to(np.arange(G * N) < G * N - 3, (B, G * N))
+    out = jax.jit(attend)(self.q, text_k, text_v, key_mask_BM=mask)
     np.testing.assert_allclose(
-        out, naive(self.q, self.k[:, :-3], self.v[:, :-3]), atol=1e-6
+        out, naive(self.q, text_k[:, :, :-3], text_v[:, :, :-3]), atol=2e-6
     )
 
   def test_two_kinds_of_mask_at_once_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'not both'):
-      attend(self.q, self.k, self.v, MASK, key_mask_BS=np.ones((1, 1), bool))
+      attend(self.q, self.k, self.v, MASK, key_mask_BM=np.ones((1, 1), bool))
 
   def test_bfloat16_stays_bfloat16_with_a_float32_softmax(self):
     q, k, v = (x.astype(jnp.bfloat16) for x in (self.q, self.k, self.v))

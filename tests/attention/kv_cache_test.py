@@ -49,11 +49,7 @@ def fill(cache, num_frames):
 @jax.jit
 def attend_rotated(q, k, v, q_positions, k_positions, mask):
   turn = lambda x, p: rope.rotate(x, rope.angles(p, *GRID, D))
-  flat = lambda x: x.reshape(B, -1, H, D)
-  out = attend(
-      flat(turn(q, q_positions)), flat(turn(k, k_positions)), flat(v), mask
-  )
-  return out.reshape(q.shape)
+  return attend(turn(q, q_positions), turn(k, k_positions), v, mask)
 
 
 @jax.jit

@@ -187,5 +187,37 @@ class StepTest(absltest.TestCase):
     chex.assert_trees_all_equal(resumed, state)
 
 
+class AccumulateTest(absltest.TestCase):
+
+  def test_parts_of_a_batch_train_as_the_whole_one(self):
+    def loss(params, batch, unused_rng):
+      value = jnp.mean((batch @ params['net']['w'] - 1) ** 2)
+      return value, {'loss': value, 'count': 3}
+
+    batch = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    found = []
+    for parts in (1, 3):
+      updates = (Update('net', loss, optax.sgd(0.1), accumulate=parts),)
+      state = train_state.create({'net': {'w': jnp.ones(4)}}, updates)
+      state, metrics = step_fn(updates, 0)(state, {}, batch)
+      found.append((state.params['net']['w'], metrics))
+    (whole, metrics), (in_parts, metrics_in_parts) = found
+    # Means of twelve terms near 1, summed in another order.
+    np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
+    for name in metrics:
+      np.testing.assert_allclose(metrics_in_parts[name], metrics[name], rtol=1e-6)
+
+  def test_every_part_draws_its_own_noise(self):
+    updates = (update('critic', accumulate=2),)
+    params = {n: {'w': 2 * jnp.ones(4)} for n in ('critic', 'student')}
+    frozen = {'student': params.pop('student')}
+    state = train_state.create(params, updates)
+    _, metrics = step_fn(updates, 0)(state, frozen, np.ones((4, 4), np.float32))
+    key = train_state.purpose_key(0, 0, 'critic')
+    draws = [jax.random.uniform(jax.random.fold_in(key, i)) for i in range(2)]
+    self.assertNotEqual(*draws)
+    np.testing.assert_allclose(metrics['draw'], np.mean(draws), rtol=1e-6)
+
+
 if __name__ == '__main__':
   absltest.main()

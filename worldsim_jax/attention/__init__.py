@@ -10,5 +10,5 @@ The shape legend of the whole project:
 Latents and images are channels last: [B, F, H, W, C], where H and W are height
 and width (no array has heads and height at once). Between attention calls
 tokens keep their frame axis, [B, F, N, C], so that per-frame modulation
-broadcasts; at the entry point, `attend`, they are [B, T, H, D].
+broadcasts; heads of them, at the entry point, are [B, F, N, H, D].
 """

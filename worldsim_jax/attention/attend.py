@@ -2,6 +2,10 @@
 
   out = softmax(q kᵀ / √D + mask) v
 
+Queries and keys come as frames of tokens, [B, F, N, H, D], because masks are
+held at frame level and because that is how a sequence is split over devices:
+each holds some tokens of every frame (see `attention/sequence.py`).
+
 `implementation`:
   'xla'    written out in jnp; runs everywhere; softmax in float32
   'cudnn'  flash attention through jax.nn.dot_product_attention, NVIDIA GPUs,
@@ -11,75 +15,63 @@
 An explicit choice that cannot run raises, it never falls back.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from worldsim_jax.attention import sequence
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
 # A large finite logit: a row without keys gives a mean, never a NaN.
 MASKED = -1e30
 
 
-def attend(q_BTHD, k_BSHD, v_BSHD, mask_FG=None, implementation: str = 'auto',
-           *, key_mask_BS=None):
-  """Attention of T query tokens over S key tokens.
+def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
+           implementation: str = 'auto', *, key_mask_BM=None):
+  """Attention of the tokens of F frames over those of G key frames.
 
   Args:
-    q_BTHD: queries, already roped; T is F frames of N tokens.
-    k_BSHD: keys, likewise; S here counts tokens, G frames of N tokens.
-    v_BSHD: values.
+    q_BFNHD: queries, already roped.
+    k_BGMHD: keys, likewise: G frames of M tokens (a text is one frame).
+    v_BGMHD: values.
     mask_FG: bool, True where a query frame may read a key frame; None for all.
       Of a NumPy mask only the pairs that it allows are computed; an array of
       the program (slots of a cache) is applied to all pairs.
     implementation: see the module docstring.
-    key_mask_BS: bool, False for keys that nobody may read, such as the padding
-      of a text; instead of mask_FG.
+    key_mask_BM: bool, for G = 1: False for keys that nobody may read, such as
+      the padding of a text; instead of mask_FG.
 
   Returns:
-    [B, T, H, D] in the dtype of q.
+    [B, F, N, H, D] in the dtype of q.
   """
-  chex.assert_equal_shape([k_BSHD, v_BSHD])
+  chex.assert_rank([q_BFNHD, k_BGMHD], 5)
+  chex.assert_equal_shape([k_BGMHD, v_BGMHD])
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
         f'attention implementation={implementation!r} is not one of '
         f'{IMPLEMENTATIONS} (config.model.attention).')
-  if mask_FG is not None and key_mask_BS is not None:
-    raise ValueError('attend takes mask_FG or key_mask_BS, not both.')
-  if isinstance(mask_FG, np.ndarray):
-    return _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG, implementation)
-  if implementation == 'auto':
-    is_masked = mask_FG is not None or key_mask_BS is not None
-    implementation = 'cudnn' if _cudnn_fits(q_BTHD, is_masked) else 'xla'
-  if implementation == 'cudnn':
-    if jax.default_backend() != 'gpu':
-      raise ValueError(
-          "attention implementation='cudnn' needs an NVIDIA GPU, this is a "
-          f'{jax.default_backend()} (config.model.attention).')
-    mask = None if mask_FG is None else _token_mask(mask_FG, q_BTHD, k_BSHD)
-    if key_mask_BS is not None:
-      mask = key_mask_BS[:, None, None, :]
-    return jax.nn.dot_product_attention(
-        q_BTHD, k_BSHD, v_BSHD, mask=mask, implementation='cudnn')
-  return _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS)
+  if mask_FG is not None and key_mask_BM is not None:
+    raise ValueError('attend takes mask_FG or key_mask_BM, not both.')
+  local = functools.partial(
+      _attend_allowed if isinstance(mask_FG, np.ndarray) else _attend_frames,
+      implementation=implementation)
+  return sequence.attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM)
 
 
-def _attend_allowed(q_BTHD, k_BSHD, v_BSHD, mask_FG, implementation):
+def _attend_allowed(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+                    implementation):
   """Attention of each group of frames that read the same frames, one by one."""
-  frames, key_frames = mask_FG.shape
-  by_frame = lambda x, n: x.reshape(x.shape[0], n, -1, *x.shape[2:])
-  tokens = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
-  q = by_frame(q_BTHD, frames)
-  k, v = by_frame(k_BSHD, key_frames), by_frame(v_BSHD, key_frames)
   groups = {}  # frames that are read -> frames that read them
   for frame, row in enumerate(mask_FG):
     groups.setdefault(tuple(np.flatnonzero(row)), []).append(frame)
-  out = [by_frame(attend(tokens(_frames(q, readers)),
-                         tokens(_frames(k, read)), tokens(_frames(v, read)),
-                         None, implementation), len(readers))
+  out = [_attend_frames(_frames(q_BFNHD, readers), _frames(k_BGMHD, read),
+                        _frames(v_BGMHD, read), None, None, implementation)
          for read, readers in groups.items()]
   order = np.argsort(np.concatenate(list(groups.values())))
-  return tokens(_frames(jnp.concatenate(out, axis=1), order))
+  return _frames(jnp.concatenate(out, axis=1), order)
 
 
 def _frames(x_BFNHD, indices):
@@ -91,6 +83,29 @@ def _frames(x_BFNHD, indices):
   runs = [x_BFNHD[:, run[0]:run[-1] + 1]
           for run in np.split(indices, breaks)]
   return jnp.concatenate(runs, axis=1)
+
+
+def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+                   implementation):
+  """All pairs of tokens, by the implementation that was chosen."""
+  q, k, v = (x.reshape(x.shape[0], -1, *x.shape[3:])
+             for x in (q_BFNHD, k_BGMHD, v_BGMHD))  # [B, T, H, D]
+  is_masked = mask_FG is not None or key_mask_BM is not None
+  if implementation == 'auto':
+    implementation = 'cudnn' if _cudnn_fits(q, is_masked) else 'xla'
+  if implementation == 'cudnn':
+    if jax.default_backend() != 'gpu':
+      raise ValueError(
+          "attention implementation='cudnn' needs an NVIDIA GPU, this is a "
+          f'{jax.default_backend()} (config.model.attention).')
+    mask = None if mask_FG is None else _token_mask(mask_FG, q, k)
+    if key_mask_BM is not None:
+      mask = key_mask_BM[:, None, None, :]
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=mask, implementation='cudnn')
+  else:
+    out = _attend_xla(q, k, v, mask_FG, key_mask_BM)
+  return out.reshape(q_BFNHD.shape)
 
 
 def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS):

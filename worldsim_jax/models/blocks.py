@@ -14,6 +14,7 @@ import numpy as np
 from worldsim_jax.attention import rope
 from worldsim_jax.attention.attend import attend
 from worldsim_jax.attention.kv_cache import KeyValues
+from worldsim_jax.parallel import layout
 
 EPSILON = 1e-6
 _xavier = nn.initializers.xavier_uniform()
@@ -55,8 +56,7 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFNC, inputs: LayerInputs, cached: KeyValues | None):
-    batch, frames, tokens, dim = x_BFNC.shape
-    dense = _dense(dim, self.dtype)
+    dense = _dense(x_BFNC.shape[-1], self.dtype)
     heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
     k = heads(RMSNorm(name='norm_k')(dense('k')(x_BFNC)))
@@ -67,10 +67,8 @@ class SelfAttention(nn.Module):
       past = rope.rotate(cached.k, inputs.cache_angles).astype(keys.dtype)
       keys = jnp.concatenate([past, keys], axis=1)
       values = jnp.concatenate([cached.v.astype(v.dtype), v], axis=1)
-    flat = lambda x: x.reshape(batch, -1, *x.shape[3:])
-    out = attend(flat(q_roped), flat(keys), flat(values), inputs.mask,
-                 self.implementation)
-    return dense('o')(out.reshape(batch, frames, tokens, dim)), KeyValues(k, v)
+    out = attend(q_roped, keys, values, inputs.mask, self.implementation)
+    return dense('o')(out.reshape(x_BFNC.shape)), KeyValues(k, v)
 
 
 class CrossAttention(nn.Module):
@@ -81,15 +79,14 @@ class CrossAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFNC, text_BLC):
-    batch, frames, tokens, dim = x_BFNC.shape
-    dense = _dense(dim, self.dtype)
-    head_dim = dim // self.num_heads
-    heads = lambda x: x.reshape(batch, -1, self.num_heads, head_dim)
+    dense = _dense(x_BFNC.shape[-1], self.dtype)
+    heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
-    k = heads(RMSNorm(name='norm_k')(dense('k')(text_BLC)))
-    v = heads(dense('v')(text_BLC))
+    text = text_BLC[:, None]  # One frame of L tokens.
+    k = heads(RMSNorm(name='norm_k')(dense('k')(text)))
+    v = heads(dense('v')(text))
     out = attend(q, k, v, None, self.implementation)
-    return dense('o')(out.reshape(batch, frames, tokens, dim))
+    return dense('o')(out.reshape(x_BFNC.shape))
 
 
 class Block(nn.Module):
@@ -122,11 +119,12 @@ class Block(nn.Module):
       x_BFNC += CrossAttention(**attention, name='cross_attn')(
           hidden, inputs.text)
     hidden = modulate(layer_norm()(x_BFNC), shift2, scale2)
-    hidden = _dense(self.ffn_dim, self.dtype)('ffn_0')(hidden)
+    hidden = layout.constrain_tokens(
+        _dense(self.ffn_dim, self.dtype)('ffn_0')(hidden), 'tensor')
     update = _dense(dim, self.dtype)('ffn_2')(nn.gelu(hidden, approximate=True))
     x_BFNC += (gate2 * update).astype(x_BFNC.dtype)
+    x_BFNC = layout.constrain_tokens(x_BFNC)
     return x_BFNC, kv if self.return_kv else None
-
 
   def _init_modulation(self, rng, shape):
     noise = jax.random.normal(rng, shape) * shape[-1]**-0.5

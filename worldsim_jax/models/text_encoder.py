@@ -144,12 +144,13 @@ def _layer(x_BLC, layer, mask_BL):
   """Eq. (1), as the body of a scan."""
   def heads(name):
     y_BLC = _dense(layer, f'attention.self.{name}', x_BLC)
-    return y_BLC.reshape(*y_BLC.shape[:2], NUM_HEADS, -1)
+    batch, length, _ = y_BLC.shape  # A text is one frame.
+    return y_BLC.reshape(batch, 1, length, NUM_HEADS, -1)
 
-  attended_BLHD = attend(
-      heads('query'), heads('key'), heads('value'), key_mask_BS=mask_BL)
+  attended = attend(
+      heads('query'), heads('key'), heads('value'), key_mask_BM=mask_BL)
   y_BLC = _dense(layer, 'attention.output.dense',
-                 attended_BLHD.reshape(x_BLC.shape))
+                 attended.reshape(x_BLC.shape))
   x_BLC = _layer_norm(layer, 'attention.output.LayerNorm', x_BLC + y_BLC)
   y = _dense(layer, 'intermediate.dense', x_BLC)
   y_BLC = _dense(layer, 'output.dense', jax.nn.gelu(y, approximate=False))

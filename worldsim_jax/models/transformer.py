@@ -43,6 +43,7 @@ from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import residual
 from worldsim_jax.models import blocks
 from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.parallel import layout
 
 PARAMETERIZATIONS = ('velocity', 'residual')
 XAVIER = nn.initializers.xavier_uniform()
@@ -135,6 +136,7 @@ class VideoTransformer(nn.Module):
     tokens = self._dense(self.dim, 'patch_embedding')(
         patchify(seen, self.patch).astype(dtype))
     tokens += self._image_tokens(conditioning)
+    tokens = layout.constrain_tokens(tokens)
     e_BFC, modulation = self._time(timesteps_BF, conditioning)
     angles, cache_angles, mask = self._positions(frames, grid, context, cache)
     inputs = blocks.LayerInputs(

@@ -1,24 +1,69 @@
-"""The device mesh, and the rules that lay arrays out on it.
+"""The device mesh, and placing arrays on it; `parallel/layout.py` has the rules.
 
-The one axis so far, `data`, replicates parameters and splits the batch. The
-loop places batches and states through the functions below and nothing else in
-the project names a device.
+Nothing else in the project names a device.
 """
 
+import math
+
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+import numpy as np
 
-AXES = ('data',)
+from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import layout
 
 
-def make_mesh(devices=None) -> jax.sharding.Mesh:
-  """A mesh over all devices (or the given ones), with automatic sharding."""
-  devices = devices or jax.devices()
-  return jax.make_mesh(
-      (len(devices),), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-      devices=devices)
+def make_mesh(sizes=None, devices=None) -> jax.sharding.Mesh:
+  """A mesh with all axes of `layout.AXES`, with automatic sharding.
+
+  Args:
+    sizes: by axis name; axes that are not named have size 1, one may be -1 and
+      takes what is left. Default: all devices on 'data'.
+    devices: default: all.
+
+  Raises:
+    UserError: if the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = dict(sizes or {'data': -1})
+  shape = [sizes.get(axis, 1) for axis in layout.AXES]
+  shape = _complete(shape, len(devices))
+  grid = _arrange(shape, devices)
+  return jax.sharding.Mesh(
+      grid, layout.AXES, axis_types=(AxisType.Auto,) * len(layout.AXES))
+
+
+def _complete(shape, num_devices: int) -> list[int]:
+  """Fills in the -1."""
+  named = ', '.join(f'config.mesh.{axis}={size}'
+                    for axis, size in zip(layout.AXES, shape) if size != 1)
+  known = math.prod(size for size in shape if size != -1)
+  if shape.count(-1) == 1 and not num_devices % max(known, 1) and known > 0:
+    return [num_devices // known if size == -1 else size for size in shape]
+  if shape.count(-1) > 1 or known != num_devices or min(shape) < 1:
+    raise UserError(
+        f'a mesh of {named or "one device"} does not fit the {num_devices} '
+        'devices; one axis may be -1 and takes what is left.')
+  return shape
+
+
+def _arrange(shape, devices) -> np.ndarray:
+  """Neighbours on the mesh are neighbours on the network, where it is known."""
+  if devices[0].platform != 'tpu':
+    return np.array(devices).reshape(shape)
+  slices = layout.AXES.index('slice')
+  try:
+    if shape[slices] == 1:
+      return mesh_utils.create_device_mesh(shape, devices)
+    over_dcn = [size if i == slices else 1 for i, size in enumerate(shape)]
+    within = [1 if i == slices else size for i, size in enumerate(shape)]
+    return mesh_utils.create_hybrid_device_mesh(within, over_dcn, devices)
+  except (ValueError, NotImplementedError, AssertionError):
+    # The shape does not fold into the torus: correct, with longer ways.
+    return np.array(devices).reshape(shape)
 
 
 def place_batch(mesh, batch, batch_size_key: str = 'config.*.batch_size'):
@@ -28,17 +73,27 @@ def place_batch(mesh, batch, batch_size_key: str = 'config.*.batch_size'):
     ValueError: if the batch cannot be split evenly.
   """
   size = jax.tree.leaves(batch)[0].shape[0]
-  if size % mesh.shape['data']:
+  parts = math.prod(mesh.shape[axis] for axis in layout.BATCH)
+  if size % parts:
     raise ValueError(f'a batch of {size} cannot be split over '
-                     f'{mesh.shape["data"]} devices ({batch_size_key}).')
-  return jax.device_put(batch, NamedSharding(mesh, PartitionSpec('data')))
+                     f'{parts} devices ({batch_size_key}).')
+  return jax.device_put(batch, NamedSharding(mesh, batch_spec()))
+
+
+def batch_spec() -> PartitionSpec:
+  return PartitionSpec(layout.BATCH)
 
 
 def abstract(mesh, tree):
-  """Shapes and layouts of a replicated tree, for a checkpoint to restore to."""
-  sharding = NamedSharding(mesh, PartitionSpec())
+  """Shapes and layouts of a tree, for a checkpoint to restore to."""
   return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      tree, layout.shardings(mesh, tree))
+
+
+def place(mesh, tree):
+  """Puts parameters, or what belongs to them, where the rules say."""
+  return jax.device_put(tree, layout.shardings(mesh, tree))
 
 
 def replicate(mesh, tree):

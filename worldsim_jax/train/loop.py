@@ -53,8 +53,8 @@ class Stage:
                        cond=1 / max(update.every for update in self.updates))
 
 
-def train(stage: Stage, config, seed: int, workdir,
-          fingerprint) -> train_state.TrainState:
+def train(stage: Stage, config, seed: int, workdir, fingerprint,
+          mesh=None) -> train_state.TrainState:
   """Runs a stage to its end, from its newest checkpoint if there is one.
 
   Args:
@@ -63,6 +63,7 @@ def train(stage: Stage, config, seed: int, workdir,
     seed: of the run.
     workdir: checkpoints go to workdir/<stage>.
     fingerprint: flat dict; a checkpoint made with another one is refused.
+    mesh: of devices; default: all, each with a copy of the parameters.
 
   Returns:
     The final state.
@@ -71,10 +72,10 @@ def train(stage: Stage, config, seed: int, workdir,
     UserError: if a loss or a gradient is not finite (the last good checkpoint
       stays), or the checkpoints cannot be read or written.
   """
-  mesh = meshes.make_mesh()
+  mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
   new_state = lambda: train_state.create(stage.init(), stage.updates)
-  with checkpoints.Checkpoints(
+  with jax.set_mesh(mesh), checkpoints.Checkpoints(
       workdir / stage.name, fingerprint,
       max_to_keep=config.max_to_keep) as saved:
 
@@ -87,9 +88,9 @@ def train(stage: Stage, config, seed: int, workdir,
     else:
       state, iterator_state = restored
       batches.set_state(iterator_state)
-    state = meshes.replicate(mesh, state)
+    state = meshes.place(mesh, state)
     first = int(state.step)
-    frozen = meshes.replicate(mesh, stage.frozen)
+    frozen = meshes.place(mesh, stage.frozen)
     logger = metrics_lib.MetricLogger(
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,

@@ -18,6 +18,7 @@ from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import report
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import assemble
@@ -82,8 +83,9 @@ def train_stages(config, workdir, frames_dir):
         config, trained, make_batches,
         lambda: datasets.films(config, frames_dir, FILMS))
     stage = stage_lib.make(name, inputs)
-    state = loop.train(stage, config.loop, config.seed, workdir,
-                       fingerprint(config, name))
+    state = loop.train(
+        stage, config.loop, config.seed, workdir, fingerprint(config, name),
+        meshes.make_mesh(config.mesh))
     trained[name] = state.best_params(name)
     if config[name].paradigm == 'tokenizer':
       vae_variables = {

@@ -68,7 +68,7 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
 
   frames = stage.batch_size * stage.clip_frames
   return Stage(
-      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),),
+      name, stage.num_steps, (_update(name, loss, stage, stage),),
       jax.jit(init), {}, inputs.batches(stage),
       frames * build.tokens_per_frame(config), fit=fit)
 
@@ -119,10 +119,9 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
   teacher = inputs.trained[stage.teacher]
   start = inputs.trained[stage.start_from]
   updates = (
-      _update(name, matched(dmd.generator_loss, name), stage, stage.num_steps,
+      _update(name, matched(dmd.generator_loss, name), stage, stage,
               every=stage.generator_every),
-      _update('critic', matched(dmd.critic_loss, name), stage.critic,
-              stage.num_steps))
+      _update('critic', matched(dmd.critic_loss, name), stage.critic, stage))
   init = lambda: {name: _copy(start), 'critic': _copy(teacher)}
   return Stage(
       name, stage.num_steps, updates, init, {'teacher': teacher},
@@ -163,14 +162,15 @@ def _denoiser(name, inputs, loss, frames: int) -> Stage:
   if stage.start_from:
     init = lambda: {name: _copy(inputs.trained[stage.start_from])}
   return Stage(
-      name, stage.num_steps, (_update(name, loss, stage, stage.num_steps),),
+      name, stage.num_steps, (_update(name, loss, stage, stage),),
       init, {}, inputs.batches(stage), _tokens(config, stage, frames))
 
 
-def _update(network, loss, settings, num_steps, every: int = 1) -> Update:
-  optimizer = optimizers.make(settings.optimizer, -(-num_steps // every))
-  return Update(
-      network, loss, optimizer, every, settings.ema, settings.ema_start)
+def _update(network, loss, settings, stage, every: int = 1) -> Update:
+  """One network's share of a stage; `settings` are the network's own."""
+  optimizer = optimizers.make(settings.optimizer, -(-stage.num_steps // every))
+  return Update(network, loss, optimizer, every, settings.ema,
+                settings.ema_start, stage.accumulate)
 
 
 def _velocity(inputs: Inputs):

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from worldsim_jax.parallel import layout
+
 
 @dataclasses.dataclass(frozen=True)
 class Update:
@@ -34,6 +36,8 @@ class Update:
     every: the network is updated in steps that are multiples of this.
     ema: decay of the averaged parameters per update, or None for no average.
     ema_start: updates before it copy the parameters instead.
+    accumulate: parts that a batch is computed in, one after the other; the
+      gradient is their mean.
   """
   network: str
   loss: Callable[..., Any]
@@ -41,6 +45,7 @@ class Update:
   every: int = 1
   ema: float | None = None
   ema_start: int = 0
+  accumulate: int = 1
 
 
 @flax.struct.dataclass
@@ -90,7 +95,8 @@ def make_train_step(updates: tuple[Update, ...], seed: int):
         state, metrics = _apply_sometimes(update, state, frozen, batch, rng)
       prefix = f'{update.network}/' if len(updates) > 1 else ''
       all_metrics |= {prefix + name: x for name, x in metrics.items()}
-    return state.replace(step=state.step + 1), all_metrics
+    state = state.replace(step=state.step + 1)
+    return layout.constrain(state), all_metrics
 
   return jax.jit(train_step, donate_argnums=0)
 
@@ -112,10 +118,13 @@ def purpose_key(seed: int, step, purpose: str) -> jax.Array:
 def _apply(update: Update, state: TrainState, frozen, batch, rng):
   name = update.network
 
-  def loss_fn(own):
-    return update.loss({**frozen, **state.params, name: own}, batch, rng)
+  def gradient_of(batch, rng):
+    loss = lambda own: update.loss(
+        {**frozen, **state.params, name: own}, batch, rng)
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.params[name])
+    return layout.constrain(gradient), metrics
 
-  gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params[name])
+  gradient, metrics = _accumulated(gradient_of, batch, rng, update.accumulate)
   metrics['grad_norm'] = optax.tree.norm(gradient)
   step, opt_state = update.optimizer.update(
       gradient, state.opt_state[name], state.params[name])
@@ -131,6 +140,31 @@ def _apply(update: Update, state: TrainState, frozen, batch, rng):
         state.ema[name], params)
     state = state.replace(ema={**state.ema, name: ema})
   return state, metrics
+
+
+def _accumulated(gradient_of, batch, rng, parts: int):
+  """The means of gradient_of(part, its key) over the parts of a batch."""
+  if parts == 1:
+    return gradient_of(batch, rng)
+
+  def split(x):
+    # Every device's share is split, so that nothing moves between devices.
+    return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+  def add(total, inputs):
+    index, part = inputs
+    new = gradient_of(part, jax.random.fold_in(rng, index))
+    return jax.tree.map(lambda t, x: t + x / parts, total, new), None
+
+  batches = jax.tree.map(split, batch)
+  shapes = jax.eval_shape(
+      gradient_of, jax.tree.map(lambda x: x[0], batches), rng)
+  # Means, of counts (an exit step) too.
+  zeros = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)),
+      shapes)
+  total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), batches))
+  return total
 
 
 def _apply_sometimes(update, state, frozen, batch, rng):

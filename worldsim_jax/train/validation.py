@@ -3,7 +3,7 @@
 Every message is one line and names the key to change.
 """
 
-import jax
+import math
 
 from worldsim_jax.data import worlds
 from worldsim_jax.diffusion import flow
@@ -11,12 +11,15 @@ from worldsim_jax.diffusion import objective
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
+from worldsim_jax.parallel import layout
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import stages
 
 # What is counted, and so must be there at least once.
-_STAGE_COUNTS = ('num_steps', 'batch_size', 'clip_frames', 'generator_every')
+_STAGE_COUNTS = ('num_steps', 'batch_size', 'accumulate', 'clip_frames',
+                 'generator_every')
 _EVALUATE_COUNTS = ('num_clips', 'horizon', 'teacher_steps', 'film_clips')
 
 
@@ -25,6 +28,7 @@ def check_run(config):
   worlds.check_config(config.data)
   check(config)
   _check_order(config)
+  _check_mesh(config)
   _check_text(config)
 
 
@@ -193,6 +197,25 @@ def _check_text(config):
         f'for config.text.encoder={text.encoder!r}.')
 
 
+def _check_mesh(config):
+  """Whether batches and tokens can be split as config.mesh wants."""
+  mesh = meshes.make_mesh(config.mesh)
+  parts = math.prod(mesh.shape[axis] for axis in layout.BATCH)
+  for name in config.stages:
+    stage = config[name]
+    if stage.batch_size % (parts * stage.accumulate):
+      times = f' times config.{name}.accumulate={stage.accumulate}'
+      raise UserError(
+          f'config.{name}.batch_size={stage.batch_size} must be a multiple of '
+          f'the {parts} devices that share a batch'
+          f'{times if stage.accumulate > 1 else ""}.')
+  tokens, context = build.tokens_per_frame(config), mesh.shape['context']
+  if tokens % context:
+    raise UserError(f'config.mesh.context={context} must divide the {tokens} '
+                    'tokens of a frame (config.data, config.vae, '
+                    'config.model.patch).')
+
+
 def _check_order(config):
   for name in config.stages:
     stage = config[name]
@@ -200,10 +223,6 @@ def _check_order(config):
       raise UserError(
           f'config.{name}.paradigm={stage.paradigm!r}: the first of '
           'config.stages trains the tokenizer, and no other does.')
-    if stage.batch_size % jax.device_count():
-      raise UserError(
-          f'config.{name}.batch_size={stage.batch_size} must be a multiple of '
-          f'the {jax.device_count()} devices.')
   if config.evaluate.teacher not in config.stages[1:]:
     raise UserError(
         f'config.evaluate.teacher={config.evaluate.teacher!r} is not a model '

@@ -1,0 +1,112 @@
+"""Every mesh computes what one device computes, for every training stage."""
+
+import functools
+import itertools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import train_step
+from configs import quickstart
+from tests.streaming import tiny_world
+from worldsim_jax.parallel import layout
+from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.train import stages as stage_lib
+
+AXES = ('data', 'fsdp', 'context', 'tensor')
+MESHES = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4)
+          if np.prod(sizes) == 8]
+# Among them: every axis alone, heads that divide (all-to-all) and do not (ring).
+FAST = ((8, 1, 1, 1), (1, 2, 4, 1), (1, 1, 8, 1), (2, 1, 2, 2))
+
+
+@functools.cache
+def config():
+  """Frames of 16 tokens, 4 heads, all streams; 8 clips."""
+  small = quickstart.get_config('smoke')
+  small.data.update(dict(height=32, width=32))
+  small.model.update(dict(dim=32, ffn_dim=64, num_heads=4, num_layers=2))
+  small.text.update(dict(encoder='minilm', dim=6, length=5))
+  return small
+
+
+@functools.cache
+def stages():
+  """(name, losses by network, params, batch) of each stage."""
+  trained, found = {}, []
+  for seed, name in enumerate(config().stages):
+    inputs = stage_lib.Inputs(
+        config(), trained, train_step.synthetic_batches(config()), films=tuple)
+    stage = stage_lib.make(name, inputs)
+    params = jax.tree.map(np.asarray, {**stage.frozen, **stage.init()})
+    if name != 'tokenizer':  # At initialisation heads and streams are zero.
+      params = {network: tiny_world.random_variables(
+          config(), seed + i)['student'] for i, network in enumerate(params)}
+    trained[name] = params[name]
+    found.append((stage, params, next(stage.batches())))
+  return found
+
+
+@functools.cache
+def gradients(sizes):
+  """Losses and gradients of all stages on a mesh of these sizes."""
+  count = int(np.prod(sizes))
+  mesh = meshes.make_mesh(dict(zip(AXES, sizes)), jax.devices()[:count])
+  results = {}
+  with jax.set_mesh(mesh):
+    for stage, params, batch in stages():
+
+      @jax.jit
+      def run(params, batch, updates=stage.updates):
+        results = {}
+        for update in updates:
+          def loss(own, update=update):
+            return update.loss({**params, update.network: own}, batch,
+                               jax.random.key(1))[0]
+          value, gradient = jax.value_and_grad(loss)(params[update.network])
+          results[update.network] = value, layout.constrain(gradient)
+        return results
+
+      found = run(meshes.place(mesh, params), meshes.place_batch(mesh, batch))
+      results[stage.name] = jax.tree.map(np.asarray, found)
+  return results
+
+
+def check(sizes):
+  expected, found = gradients((1, 1, 1, 1)), gradients(tuple(sizes))
+  for stage, networks in expected.items():
+    for network, (loss, gradient) in networks.items():
+      other_loss, other = found[stage][network]
+      np.testing.assert_allclose(other_loss, loss, rtol=1e-5)
+      scale = max(np.abs(x).max() for x in jax.tree.leaves(gradient))
+      jax.tree.map(
+          functools.partial(
+              # fp32 sums in another order.
+              np.testing.assert_allclose, rtol=1e-4, atol=1e-5 * scale,
+              err_msg=f'{stage} {network}'),
+          other, gradient)
+
+
+class ShardingTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    if len(jax.devices()) < 8:
+      self.skipTest('needs eight devices')
+
+  @parameterized.parameters(*FAST)
+  def test_a_mesh_computes_what_one_device_does(self, *sizes):
+    check(sizes)
+
+  @pytest.mark.slow
+  def test_every_other_mesh_of_eight_does_too(self):
+    for sizes in MESHES:
+      with self.subTest(dict(zip(AXES, sizes))):
+        check(sizes)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,136 @@
+"""How arrays lie on the mesh: the one table of rules.
+
+Axes of the mesh, slowest network first:
+
+  slice    slices of a TPU pod, joined by a data-centre network: the batch only
+  data     the batch; parameters are copied
+  fsdp     the batch; parameters, their averages and optimiser states are split
+  context  the tokens of every frame (sequence parallelism); parameters are
+           split over it, too, and gathered layer by layer
+  tensor   heads and hidden channels (Megatron)
+
+A parameter's layout follows from its path: `PARAMETERS` gives, for the last
+dimensions, which of them is split over 'fsdp' (that is fsdp and context) and
+which over 'tensor'. Optimiser states and averages have the paths of their
+parameters in their own, and so the same layout. A dimension that an axis does
+not divide is not split over it.
+"""
+
+import math
+import re
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+AXES = ('slice', 'data', 'fsdp', 'context', 'tensor')
+BATCH = ('slice', 'data', 'fsdp')
+
+_COLUMN = ('fsdp', 'tensor')  # [in, out], outputs are split over 'tensor'.
+_ROW = ('tensor', 'fsdp')  # [in, out], inputs are.
+PARAMETERS = (
+    (r'_attn/[qkv]/kernel$', _COLUMN),
+    (r'_attn/[qkv]/bias$', ('tensor',)),
+    (r'_attn/o/kernel$', _ROW),
+    (r'ffn_0/kernel$', _COLUMN),
+    (r'ffn_0/bias$', ('tensor',)),
+    (r'ffn_2/kernel$', _ROW),
+    (r'(embedding|projection|head)\w*/kernel$', ('fsdp', None)),
+    (r'kernel$', (None, 'fsdp')),  # Convolutions: output channels.
+)
+_MESH_AXES = {'fsdp': ('fsdp', 'context'), 'tensor': ('tensor',), None: ()}
+
+
+def parameter_spec(path: str, shape, sizes: dict[str, int]) -> PartitionSpec:
+  """Where a parameter, or what belongs to it, lies.
+
+  Args:
+    path: its names, joined by '/'.
+    shape: of the array; dimensions in front of the rule's are not split.
+    sizes: of the mesh's axes.
+  """
+  for pattern, rule in PARAMETERS:
+    if re.search(pattern, path) and len(shape) >= len(rule):
+      break
+  else:
+    return PartitionSpec()
+  front = len(shape) - len(rule)
+  parts = [None] * front
+  for size, axis in zip(shape[front:], rule):
+    parts.append(dividing(size, _MESH_AXES[axis], sizes))
+  return PartitionSpec(*parts)
+
+
+def dividing(size: int, axes, sizes: dict[str, int]):
+  """The longest run of leading axes whose product divides a dimension.
+
+  Returns:
+    Their names, as an entry of a PartitionSpec; None if there are none.
+  """
+  chosen = []
+  for axis in axes:
+    if sizes.get(axis, 1) == 1:
+      continue
+    if size % math.prod(sizes[a] for a in [*chosen, axis]):
+      break
+    chosen.append(axis)
+  return tuple(chosen) if len(chosen) > 1 else chosen[0] if chosen else None
+
+
+def shardings(mesh, tree):
+  """A NamedSharding for every leaf of a tree of parameters and their states."""
+  sizes = dict(mesh.shape)
+
+  def of_leaf(path, x):
+    return NamedSharding(
+        mesh, parameter_spec(_join(path), x.shape, sizes))
+
+  return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def constrain(tree):
+  """Keeps parameters, gradients or states where the rules say; for jit."""
+  sizes = ambient_sizes()
+  if math.prod(sizes.values()) == 1:
+    return tree
+
+  def of_leaf(path, x):
+    spec = parameter_spec(_join(path), x.shape, sizes)
+    return jax.lax.with_sharding_constraint(x, spec)
+
+  return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def ambient_sizes() -> dict[str, int]:
+  """Sizes of the axes of the mesh that `jax.set_mesh` made current, or {}."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return {} if mesh.empty else dict(mesh.shape)
+
+
+def batch_axes(size: int):
+  """The entry of a PartitionSpec for a batch of this size."""
+  return dividing(size, BATCH, ambient_sizes())
+
+
+def constrain_tokens(x_BFNC, channels: str | None = None):
+  """Tokens split over batch and context; identity without a mesh.
+
+  Args:
+    x_BFNC: tokens.
+    channels: the axis that splits C ('tensor' for hidden channels), or None.
+  """
+  sizes = ambient_sizes()
+  if math.prod(sizes.values()) == 1:
+    return x_BFNC
+  batch, _, tokens, width = x_BFNC.shape
+  spec = PartitionSpec(
+      dividing(batch, BATCH, sizes), None, dividing(tokens, ('context',), sizes),
+      dividing(width, (channels,), sizes) if channels else None)
+  return jax.lax.with_sharding_constraint(x_BFNC, spec)
+
+
+def _join(path) -> str:
+  """'params/blocks/self_attn/q/kernel'."""
+  names = (getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))
+           for key in path)
+  return '/'.join(map(str, names))
