@@ -6,7 +6,8 @@ distils it to four steps by Self Forcing with DMD (Huang et al. 2025, Alg. 1).
 
 Command:  python -m worldsim_jax.main --config=configs/quickstart.py \
             --workdir=runs/quickstart
-Machine:  2 CPU cores; minutes and memory: not yet measured.
+Machine:  2 CPU cores, 7 minutes 28 s, 2.6 GiB (README, Results).
+Expect:   next frame 27.0 dB, copying 24.6; a wrong turn costs 1.7 dB.
 Smoke:    --config=configs/quickstart.py:smoke (every stage, a few steps)
 """
 
