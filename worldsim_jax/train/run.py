@@ -48,7 +48,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
     UserError: for what the user can mend, in one line.
   """
   if '://' in os.fspath(workdir):
-    raise UserError(f'--workdir={workdir}: runs are kept in local folders only; '
+    raise UserError(f'--workdir={workdir}: runs are kept in local folders; '
                     'mount the bucket (gcsfuse) and give its path.')
   validation.check_run(config)
   workdir = epath.Path(workdir)
