@@ -7,7 +7,7 @@ waypoint.
 
 Command:  python -m worldsim_jax.main --config=configs/doom.py \
             --workdir=runs/doom
-Machine:  one GPU, or CPUs over night; time, memory, quality: not yet measured.
+Machine:  one GPU; time, memory and quality: not yet measured.
 Laptop:   --config=configs/doom.py:tiny
 """
 

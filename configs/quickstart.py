@@ -6,7 +6,8 @@ distils it to four steps by Self Forcing with DMD (Huang et al. 2025, Alg. 1).
 
 Command:  python -m worldsim_jax.main --config=configs/quickstart.py \
             --workdir=runs/quickstart
-Machine:  2 CPU cores; minutes and memory: not yet measured.
+Machine:  2 CPU cores, 7 minutes 28 s, 2.6 GiB (README, Results).
+Expect:   next frame 27.0 dB, copying 24.6; a wrong turn costs 1.7 dB.
 Smoke:    --config=configs/quickstart.py:smoke (every stage, a few steps)
 """
 
@@ -28,12 +29,13 @@ def get_config(arg: str = '') -> ConfigDict:
       dict(learning_rate=2e-3, frozen=('shortcut',)))
   config.student.update(dict(window=4, sink=1))
   config.data.update(dict(tics_per_frame=2, frames_per_second=17.5))
-  config.teacher.num_steps = 150
-  config.teacher_forcing.num_steps = 300
+  config.teacher.num_steps = 260
+  config.teacher_forcing.num_steps = 420
   for name in ('teacher', 'teacher_forcing'):
+    config[name].batch_size = 8
     config[name].optimizer.learning_rate = 2e-3
   config.self_forcing.update(dict(num_steps=60, batch_size=8, ema=0.9))
-  config.evaluate.update(dict(num_clips=64, horizon=20, teacher_steps=10))
+  config.evaluate.update(dict(num_clips=64, horizon=16, teacher_steps=10))
   config.self_forcing.optimizer.update(dict(learning_rate=2e-5, warmup_steps=1))
   config.self_forcing.critic.optimizer.update(
       dict(learning_rate=1e-4, warmup_steps=1))

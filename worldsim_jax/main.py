@@ -15,7 +15,7 @@ from worldsim_jax.errors import UserError
 _MODE = flags.DEFINE_string(
     'mode', 'train', 'train, evaluate, sample, export or record.')
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of a run: local or gs://.')
+    'workdir', None, 'Folder of a run.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Path of a config, arguments after a colon; '
     '--config.key=value overrides a key.', lock_config=True)

@@ -227,7 +227,7 @@ class VideoTransformer(nn.Module):
       channels += _coordinates(image)
     patches = patchify(
         jnp.concatenate(channels, axis=-1), self.patch, self.image_halo)
-    if self.steered:  # Eq. (1), as one product.
+    if self.steered and self.action_dim:  # Eq. (1), as one product.
       a = _known_actions(conditioning)[:, :, None]
       patches = jnp.concatenate([patches] + [
           a[..., i:i + 1] * patches for i in range(self.action_dim)], axis=-1)

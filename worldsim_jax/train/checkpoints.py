@@ -158,7 +158,7 @@ def newest_params(directory, network: str) -> tuple[int, Any] | None:
   directory = _absolute(directory)
   if not directory.exists():
     return None
-  with ocp.CheckpointManager(directory) as manager:
+  with _opened(directory) as manager:
     step = manager.latest_step()
   if step is None:
     return None
@@ -220,8 +220,7 @@ def finished_steps(directory, config: dict[str, Any]) -> int:
   directory = _absolute(directory)
   if not directory.exists():
     return 0
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(directory, options=options) as manager:
+  with _opened(directory) as manager:
     for step in sorted(manager.all_steps(), reverse=True):
       try:
         saved = _config_of(manager, step)
@@ -230,6 +229,12 @@ def finished_steps(directory, config: dict[str, Any]) -> int:
       check_same_config(saved, json.loads(json.dumps(config)), directory)
       return step
   return 0
+
+
+def _opened(directory):
+  """A manager to read with; Orbax's `read_only` warns of itself."""
+  return ocp.CheckpointManager(
+      directory, options=ocp.CheckpointManagerOptions(create=False))
 
 
 def _config_of(manager, step: int) -> dict[str, Any]:

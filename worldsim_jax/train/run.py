@@ -39,7 +39,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
 
   Args:
     config: see configs/base.py.
-    workdir: folder of the run, local or gs://.
+    workdir: folder of the run.
     evaluate_again: repeats the evaluation of a run whose stages are done.
 
   Returns:
@@ -48,6 +48,9 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   Raises:
     UserError: for what the user can mend, in one line.
   """
+  if '://' in os.fspath(workdir):
+    raise UserError(f'--workdir={workdir}: runs are kept in local folders; '
+                    'mount the bucket (gcsfuse) and give its path.')
   validation.check_run(config)
   workdir = epath.Path(workdir)
   unfinished = unfinished_stages(config, workdir)
