@@ -28,7 +28,7 @@ def trained(num_devices):
   """Losses of three steps, the final state and the number of programs."""
   rng = np.random.default_rng(0)
   draw = lambda *shape: np.float32(rng.normal(size=shape))
-  mesh = meshes.make_mesh(jax.devices()[:num_devices])
+  mesh = meshes.make_mesh(devices=jax.devices()[:num_devices])
   params = {'net': {'in': draw(4, 8), 'out': draw(8, 2)}}
   state = meshes.replicate(mesh, train_state.create(params, UPDATES))
   step, losses = train_state.make_train_step(UPDATES, seed=0), []

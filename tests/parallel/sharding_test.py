@@ -19,7 +19,7 @@ from worldsim_jax.train import stages as stage_lib
 AXES = ('data', 'fsdp', 'context', 'tensor')
 MESHES = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4)
           if np.prod(sizes) == 8]
-# Among them: every axis alone, heads that divide (all-to-all) and do not (ring).
+# Among them: heads that divide (all-to-all) and that do not (ring).
 FAST = ((8, 1, 1, 1), (1, 2, 4, 1), (1, 1, 8, 1), (2, 1, 2, 2))
 
 

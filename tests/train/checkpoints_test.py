@@ -174,7 +174,7 @@ class CheckpointsTest(parameterized.TestCase):
     with self.open() as saved:
       eight = meshes.replicate(meshes.make_mesh(), state_of(3))
       saved.save(3, eight, {'position': 30})
-    fewer = meshes.make_mesh(jax.devices()[:num_devices])
+    fewer = meshes.make_mesh(devices=jax.devices()[:num_devices])
     with self.open() as saved:
       state, _ = saved.restore(meshes.abstract(fewer, LIKE))
     chex.assert_trees_all_equal(state, state_of(3))

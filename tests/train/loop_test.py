@@ -114,7 +114,7 @@ class LoopTest(parameterized.TestCase):
     super().setUp()
     # One program for all, on one device: what the loop does around it is tested
     # here. See run_test for processes, mesh_test for devices.
-    one = meshes.make_mesh(jax.devices()[:1])
+    one = meshes.make_mesh(devices=jax.devices()[:1])
     self.enter_context(mock.patch.object(meshes, 'make_mesh', lambda: one))
     self.enter_context(
         mock.patch.object(train_state, 'make_train_step', MAKE_TRAIN_STEP))

@@ -205,7 +205,8 @@ class AccumulateTest(absltest.TestCase):
     # Means of twelve terms near 1, summed in another order.
     np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
     for name in metrics:
-      np.testing.assert_allclose(metrics_in_parts[name], metrics[name], rtol=1e-6)
+      np.testing.assert_allclose(
+          metrics_in_parts[name], metrics[name], rtol=1e-6)
 
   def test_every_part_draws_its_own_noise(self):
     updates = (update('critic', accumulate=2),)

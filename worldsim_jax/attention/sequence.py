@@ -13,7 +13,9 @@ and every device has the same work under any mask. Three cases:
 The accumulation keeps, per query, the largest logit m, the sum l of e^(s - m)
 and the sum o of e^(s - m) v; a block with m', l', o' joins as
 
-  M = max(m, m'),  l ← l e^(m - M) + l' e^(m' - M),  o likewise,  out = o / l. (1)
+  M = max(m, m'),  l ← l e^(m - M) + l' e^(m' - M),  o likewise.         (1)
+
+In the end, out = o / l.
 """
 
 import functools

@@ -123,9 +123,10 @@ def constrain_tokens(x_BFNC, channels: str | None = None):
   if math.prod(sizes.values()) == 1:
     return x_BFNC
   batch, _, tokens, width = x_BFNC.shape
+  split = lambda size, axes: dividing(size, axes, sizes)
   spec = PartitionSpec(
-      dividing(batch, BATCH, sizes), None, dividing(tokens, ('context',), sizes),
-      dividing(width, (channels,), sizes) if channels else None)
+      split(batch, BATCH), None, split(tokens, ('context',)),
+      split(width, (channels,) if channels else ()))
   return jax.lax.with_sharding_constraint(x_BFNC, spec)
 
 

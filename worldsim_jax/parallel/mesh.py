@@ -1,6 +1,7 @@
-"""The device mesh, and placing arrays on it; `parallel/layout.py` has the rules.
+"""The device mesh, and placing arrays on it.
 
-Nothing else in the project names a device.
+The rules of what lies where are in `parallel/layout.py`. Nothing else in the
+project names a device.
 """
 
 import math

@@ -5,6 +5,8 @@ Every message is one line and names the key to change.
 
 import math
 
+import jax
+
 from worldsim_jax.data import worlds
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import objective
