@@ -128,7 +128,7 @@ class StagesTest(parameterized.TestCase):
       self.assertEqual('self_forcing/dmd_gradient_rms' in metrics[step],
                        step % 2 == 0)
     # The frozen teacher, and where the networks started, are as they were.
-    self.assertIs(stage.frozen['teacher'], trained['teacher'])
+    jax.tree.map(self.assertIs, stage.frozen['teacher'], trained['teacher'])
     for name, seed in ('teacher', 1), ('teacher_forcing', 2):
       self.assertTrue(is_equal(trained[name], tiny_world.random_variables(
           config(), seed)['student']))
@@ -149,6 +149,17 @@ class BuiltTest(parameterized.TestCase):
     self.assertEqual(stage.tokens_per_step, tokens)
     self.assertEqual(stage.batches, ('batches of', config()[name]))
     self.assertEqual(stage.updates[0].network, name)
+
+  def test_the_frozen_teacher_may_be_kept_in_fewer_bits(self):
+    settings = config()
+    settings.self_forcing.frozen_dtype = 'bfloat16'
+    teacher = {'w': np.ones(3, np.float32)}
+    stage = stages.make('self_forcing', stages.Inputs(
+        settings, {'teacher': teacher, 'teacher_forcing': teacher},
+        lambda stage: None, None))
+    self.assertEqual(stage.frozen['teacher']['w'].dtype, 'bfloat16')
+    for network in stage.init().values():
+      self.assertEqual(network['w'].dtype, np.float32)
 
   def test_self_forcing_has_the_pace_and_the_average_of_its_config(self):
     stage = make_stage('self_forcing', {'teacher': {}, 'teacher_forcing': {}})

@@ -124,7 +124,8 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
       _update('critic', matched(dmd.critic_loss, name), stage.critic, stage))
   init = lambda: {name: _copy(start), 'critic': _copy(teacher)}
   return Stage(
-      name, stage.num_steps, updates, init, {'teacher': teacher},
+      name, stage.num_steps, updates, init,
+      {'teacher': _cast(teacher, stage.frozen_dtype)},
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
       rollout_steps=(len(sampling.sigmas) - 1) / 2)
 
@@ -179,6 +180,11 @@ def _velocity(inputs: Inputs):
 
 def _tokens(config, stage, frames: int) -> int:
   return stage.batch_size * frames * build.tokens_per_frame(config)
+
+
+def _cast(params, dtype: str):
+  """What is only read may be kept in fewer bits; a copy only if it is."""
+  return jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
 
 
 def _copy(params):

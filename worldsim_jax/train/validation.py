@@ -19,6 +19,7 @@ from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import stages
 
+FROZEN_DTYPES = ('float32', 'bfloat16')
 # What is counted, and so must be there at least once.
 _STAGE_COUNTS = ('num_steps', 'batch_size', 'accumulate', 'clip_frames',
                  'generator_every')
@@ -63,6 +64,10 @@ def _check_stages(config):
           f'config.{name}.paradigm={stage.paradigm!r} is not one of '
           f'{tuple(stages.PARADIGMS)}.')
     _check_counts(f'config.{name}', stage, _STAGE_COUNTS)
+    if stage.get('frozen_dtype', 'float32') not in FROZEN_DTYPES:
+      raise UserError(
+          f'config.{name}.frozen_dtype={stage.frozen_dtype!r} is not one of '
+          f'{FROZEN_DTYPES}.')
     for key in ('start_from', 'teacher'):
       needed = stage.get(key)
       # Other paradigms may start from nothing.
