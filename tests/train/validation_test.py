@@ -88,6 +88,8 @@ WRONG = (
     ('chunk_and_context', {'student.chunk': 3},
      'config.student.chunk=3 must divide config.student.context_frames=2'),
     ('no_chunk', {'student.chunk': 0}, 'config.student.chunk=0 must be at'),
+    ('frozen_in_no_type', {'self_forcing.frozen_dtype': 'float7'},
+     "config.self_forcing.frozen_dtype='float7' is not one of"),
     ('no_context', {'student.context_frames': 0},
      'config.student.context_frames=0 must be at least 1'),
     ('chunk_and_clip',
