@@ -26,16 +26,17 @@ if 'jax' in sys.modules:
 _DEVICES = '--xla_force_host_platform_device_count'
 _FAST_COMPILES = ('--xla_backend_optimization_level=0',
                   '--xla_cpu_use_fusion_emitters=false')
-# Eight devices on two busy cores: the last one may come to a collective late,
-# and XLA ends the process after forty seconds.
-_PATIENT = ('--xla_cpu_collective_call_warn_stuck_timeout_seconds=120',
-            '--xla_cpu_collective_call_terminate_timeout_seconds=300')
+# XLA's CPU devices may begin independent collectives in different orders, and
+# then wait for each other for ever, unless programs are scheduled in sequence.
+# The last of eight devices on two busy cores may also come late.
+_COLLECTIVES = ('--xla_cpu_enable_concurrency_optimized_scheduler=false',
+                '--xla_cpu_collective_call_terminate_timeout_seconds=120')
 _xla_flags = os.environ.get('XLA_FLAGS', '').split()
 if not any(flag.startswith(_DEVICES) for flag in _xla_flags):
   _xla_flags.append(f'{_DEVICES}=8')
   # XLA ends the process when it does not know a flag: only where we saw it.
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
-    _xla_flags.extend(_FAST_COMPILES + _PATIENT)
+    _xla_flags.extend(_FAST_COMPILES + _COLLECTIVES)
 os.environ['XLA_FLAGS'] = ' '.join(_xla_flags)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's C++ log.
