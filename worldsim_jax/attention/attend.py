@@ -25,8 +25,6 @@ import numpy as np
 from worldsim_jax.attention import sequence
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
-# A large finite logit: a row without keys gives a mean, never a NaN.
-MASKED = -1e30
 
 
 def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
@@ -118,7 +116,7 @@ def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS):
   if mask_FG is not None:
     logits = _mask_frames(logits, mask_FG)
   if key_mask_BS is not None:
-    logits = jnp.where(key_mask_BS[:, None, None, :], logits, MASKED)
+    logits = jnp.where(key_mask_BS[:, None, None, :], logits, sequence.MASKED)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bhts,bhsd->bhtd', weights, v).swapaxes(1, 2)
 
@@ -129,7 +127,7 @@ def _mask_frames(logits_BHTS, mask_FG):
   batch, heads, tokens, keys = logits_BHTS.shape
   by_frame = logits_BHTS.reshape(
       batch, heads, frames, tokens // frames, key_frames, keys // key_frames)
-  masked = jnp.where(mask_FG[:, None, :, None], by_frame, MASKED)
+  masked = jnp.where(mask_FG[:, None, :, None], by_frame, sequence.MASKED)
   return masked.reshape(logits_BHTS.shape)
 
 

@@ -27,6 +27,8 @@ from jax.sharding import PartitionSpec
 
 from worldsim_jax.parallel import layout
 
+# A large finite logit: a row without keys gives a mean, never a NaN.
+MASKED = -1e30
 _AXIS = 'context'
 _TOKENS, _HEADS = 2, 3  # Dimensions of [B, F, N, H, D].
 
@@ -105,7 +107,8 @@ def _ring(q_BFNHD, k_BGNHD, v_BGNHD, mask_FG, unused_key_mask):
     logits = jnp.einsum('bfnhd,bgmhd->bhfngm', q_BFNHD * scale, k,
                         preferred_element_type=jnp.float32)
     if mask_FG is not None:
-      logits = jnp.where(jnp.asarray(mask_FG)[:, None, :, None], logits, -1e30)
+      logits = jnp.where(jnp.asarray(mask_FG)[:, None, :, None], logits,
+                         MASKED)
     new = jnp.maximum(largest, lax.stop_gradient(logits.max((-2, -1))))
     weights = jnp.exp(logits - new[..., None, None])
     kept = jnp.exp(largest - new)
@@ -122,7 +125,7 @@ def _ring(q_BFNHD, k_BGNHD, v_BGNHD, mask_FG, unused_key_mask):
 
   batch, frames, tokens, heads, dim = q_BFNHD.shape
   rows = (batch, heads, frames, tokens)
-  nothing = (jnp.full(rows, -1e30), jnp.zeros(rows), jnp.zeros((*rows, dim)))
+  nothing = (jnp.full(rows, MASKED), jnp.zeros(rows), jnp.zeros((*rows, dim)))
   ((_, total, out), _), _ = lax.scan(
       step, (nothing, (k_BGNHD, v_BGNHD)), length=size)
   out = out / total[..., None]

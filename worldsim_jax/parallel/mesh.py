@@ -2,8 +2,13 @@
 
 The rules of what lies where are in `parallel/layout.py`. Nothing else in the
 project names a device.
+
+On a CPU with several virtual devices, set XLA_FLAGS as tests/conftest.py does:
+without its scheduler flag, XLA's CPU devices may begin independent collectives
+in different orders and wait for each other for ever.
 """
 
+import logging
 import math
 
 import jax
@@ -62,8 +67,11 @@ def _arrange(shape, devices) -> np.ndarray:
     over_dcn = [size if i == slices else 1 for i, size in enumerate(shape)]
     within = [1 if i == slices else size for i, size in enumerate(shape)]
     return mesh_utils.create_hybrid_device_mesh(within, over_dcn, devices)
-  except (ValueError, NotImplementedError, AssertionError):
-    # The shape does not fold into the torus: correct, with longer ways.
+  except (ValueError, NotImplementedError) as e:
+    # Correct all the same, with longer ways.
+    logging.getLogger(__name__).warning(
+        'config.mesh does not fold into the network of these devices; '
+        'collectives will be slower than they could be (%s)', e)
     return np.array(devices).reshape(shape)
 
 
