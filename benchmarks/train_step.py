@@ -28,13 +28,13 @@ def benchmark(options):
   rows, trained = [], {}
   for name in options.config.stages:
     inputs = stage_lib.Inputs(
-        options.config, trained, synthetic_batches(options.config),
+        options.config, synthetic_batches(options.config),
         films=tuple)  # None: what is fitted to them is not timed.
     stage = stage_lib.make(name, inputs)
     # What later stages start from: the same shapes as after training.
-    trained[name] = stage.init()[name]
+    trained[name] = stage.init(trained)[name]
     try:
-      rows.append(_measure(stage, options))
+      rows.append(_measure(stage, trained, options))
     except jax.errors.JaxRuntimeError as e:  # Mostly memory; others may fit.
       rows.append({'stage': name, 'error': str(e).splitlines()[0]})
   return rows
@@ -82,17 +82,17 @@ def _normal(rng, shape):
   return rng.standard_normal(shape, np.float32)
 
 
-def _measure(stage, options):
+def _measure(stage, trained, options):
   """Times the stage's step on a mesh of all devices."""
   mesh = meshes.make_mesh(options.config.mesh)
   with jax.set_mesh(mesh):
-    return _measure_on(mesh, stage, options)
+    return _measure_on(mesh, stage, trained, options)
 
 
-def _measure_on(mesh, stage, options):
+def _measure_on(mesh, stage, trained, options):
   step_fn = train_state.make_train_step(stage.updates, options.config.seed)
-  state = meshes.place(mesh, train_state.create(stage.init(), stage.updates))
-  frozen = meshes.place(mesh, stage.frozen)
+  state = meshes.place(mesh, loop.initial_state(stage, trained))
+  frozen = meshes.place(mesh, stage.frozen(trained))
   batch = meshes.place_batch(mesh, next(stage.batches()))
   cycle = max(update.every for update in stage.updates)
   step_flops = loop.model_flops(stage, step_fn, state, frozen, batch)

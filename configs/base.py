@@ -41,7 +41,8 @@ def get_config() -> ConfigDict:
   config.self_forcing = stage(
       'self_forcing', start_from='teacher_forcing', teacher='teacher',
       generator_every=5, frozen_dtype='float32', guidance_scale=1.5, shift=5.,
-      min_sigma=0.02, max_sigma=0.98, critic_weight='none', critic=network())
+      min_sigma=0.02, max_sigma=0.98, critic_weight='none',
+      critic=network() | dict(start_from=''))  # '': from the teacher
   for pace in (config.self_forcing, config.self_forcing.critic):
     pace.optimizer.update(dict(b1=0., schedule='constant'))
   config.evaluate = ConfigDict(dict(

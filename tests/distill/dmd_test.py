@@ -54,7 +54,7 @@ def config(**changes):
 
 def generator_loss(video, teacher, critic, fn=velocity_fn, **changes):
   return dmd.generator_loss(
-      fn,
+      {'teacher': fn, 'critic': fn},
       video,
       CONDITIONING,
       {'teacher': teacher, 'critic': critic},
@@ -66,7 +66,7 @@ def generator_loss(video, teacher, critic, fn=velocity_fn, **changes):
 
 def critic_loss(video, critic, **changes):
   return dmd.critic_loss(
-      velocity_fn,
+      {'critic': velocity_fn},
       video,
       CONDITIONING,
       {'critic': critic},

@@ -35,9 +35,10 @@ def stages():
   trained, found = {}, []
   for seed, name in enumerate(config().stages):
     inputs = stage_lib.Inputs(
-        config(), trained, train_step.synthetic_batches(config()), films=tuple)
+        config(), train_step.synthetic_batches(config()), films=tuple)
     stage = stage_lib.make(name, inputs)
-    params = jax.tree.map(np.asarray, {**stage.frozen, **stage.init()})
+    params = jax.tree.map(np.asarray, {
+        **stage.frozen(trained), **stage.init(trained)})
     if name != 'tokenizer':  # At initialisation heads and streams are zero.
       params = {network: tiny_world.random_variables(
           config(), seed + i)['student'] for i, network in enumerate(params)}

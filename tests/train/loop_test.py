@@ -70,7 +70,7 @@ def config():
 @functools.cache
 def tokenizer_stage() -> loop.Stage:
   return stages.tokenizer('tokenizer', stages.Inputs(
-      config(), {}, lambda unused_stage: None,
+      config(), lambda unused_stage: None,
       lambda: (film['rgb'][None] for film in films())))
 
 
@@ -105,7 +105,8 @@ def toy_update() -> train_state.Update:
 def toy_stage(nan_at) -> loop.Stage:
   return loop.Stage(
       'toy', NUM_STEPS, (toy_update(),),
-      lambda: {'toy': {'w': jnp.ones(3)}}, {}, lambda: ToyBatches(nan_at), 1)
+      lambda trained: {'toy': {'w': jnp.ones(3)}}, lambda trained: {},
+      lambda: ToyBatches(nan_at), 1)
 
 
 class LoopTest(parameterized.TestCase):
@@ -184,7 +185,7 @@ class LoopTest(parameterized.TestCase):
   def test_what_a_nan_gradient_does_to_parameters_is_never_saved(self, nan_at):
     workdir, settings = self.folder(), config().loop
     train = lambda nan_at: loop.train(
-        toy_stage(nan_at), settings, seed=0, workdir=workdir, fingerprint={})
+        toy_stage(nan_at), {}, settings, seed=0, workdir=workdir, fingerprint={})
     with self.assertRaisesRegex(
         NonFiniteLoss, f'toy: grad_norm is nan at step {nan_at}'):
       train(nan_at)

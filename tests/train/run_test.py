@@ -105,11 +105,10 @@ class MakeStageTest(absltest.TestCase):
     config = tiny_world.config()
     config.model.remat = remat
     stage = stages.make('teacher', stages.Inputs(
-        config, {}, train_step.synthetic_batches(config), films=tuple))
-    initial = jax.eval_shape(
-        lambda: state.create(stage.init(), stage.updates))
+        config, train_step.synthetic_batches(config), films=tuple))
+    initial = loop.abstract_state(stage, {})
     arguments = (state.make_train_step(stage.updates, seed=0), initial,
-                 stage.frozen, next(stage.batches()))
+                 stage.frozen({}), next(stage.batches()))
     return loop.model_flops(stage, *arguments), flops.count(*arguments)
 
   def test_model_flops_are_the_same_with_and_without_remat(self):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.streaming import tiny_world
 from worldsim_jax.models import build
+from worldsim_jax.train import loop
 from worldsim_jax.train import stages
 from worldsim_jax.train import state as train_state
 
@@ -23,10 +24,10 @@ def config():
   return small
 
 
-def make_stage(name, trained=None):
+def make_stage(name):
   settings = config()[name]
   inputs = stages.Inputs(
-      config(), trained or {}, lambda stage: ('batches of', stage), FILMS.copy)
+      config(), lambda stage: ('batches of', stage), FILMS.copy)
   return stages.PARADIGMS[settings.paradigm](name, inputs)
 
 
@@ -47,13 +48,15 @@ def batch_of(name):
           'actions': dice.normal(size=(*clips, 3)).astype(np.float32)}
 
 
-def run(stage, num_steps):
+def run(stage, num_steps, trained=None):
   """(parameters before and after every step, metrics of every step)."""
+  trained = trained or {}
   step_fn = train_state.make_train_step(stage.updates, seed=0)
-  state = train_state.create(stage.fit(stage.init()), stage.updates)
+  state = loop.initial_state(stage, trained)
   params, metrics = [jax.tree.map(np.array, state.params)], []
   for step in range(num_steps):
-    state, new = step_fn(state, stage.frozen, batch_of(stage.name))
+    state, new = step_fn(
+        state, stage.frozen(trained), batch_of(stage.name))
     params.append(jax.tree.map(np.array, state.params))
     metrics.append(train_state.trained_metrics(
         jax.device_get(new), stage.updates, step))
@@ -83,7 +86,7 @@ class StagesTest(parameterized.TestCase):
     (before, after), (metrics,) = run(stage, 1)
     self.assertFinite([after, metrics])
     self.assertContainsSubset(['loss', 'psnr_db', 'grad_norm'], metrics)
-    fresh = stage.init()['tokenizer']
+    fresh = stage.init({})['tokenizer']
     for half in ('encoder', 'decoder'):
       fitted = before['tokenizer'][half]['shortcut']
       self.assertFalse(is_equal(fitted, fresh[half]['shortcut']))
@@ -94,15 +97,15 @@ class StagesTest(parameterized.TestCase):
   def test_the_teacher_starts_from_nothing_but_the_seed(self):
     stage = make_stage('teacher')
     (before, after), (metrics,) = run(stage, 1)
-    self.assertTrue(is_equal(before, stage.init()))
+    self.assertTrue(is_equal(before, jax.jit(stage.init)({})))
     self.assertFalse(is_equal(before, after))
     self.assertFinite([after, metrics])
     self.assertIn('loss', metrics)
 
   def test_teacher_forcing_starts_from_the_teacher_and_leaves_it_whole(self):
     teacher = network(1)
-    stage = make_stage('teacher_forcing', {'teacher': teacher})
-    (before, after), (metrics,) = run(stage, 1)
+    stage = make_stage('teacher_forcing')
+    (before, after), (metrics,) = run(stage, 1, {'teacher': teacher})
     self.assertTrue(is_equal(before['teacher_forcing'], teacher))
     self.assertFalse(is_equal(before, after))
     self.assertFinite([after, metrics])
@@ -114,8 +117,8 @@ class StagesTest(parameterized.TestCase):
   def test_self_forcing_trains_the_critic_always_and_the_student_at_its_pace(
       self):
     trained = {'teacher': network(1), 'teacher_forcing': network(2)}
-    stage = make_stage('self_forcing', trained)
-    params, metrics = run(stage, 3)
+    stage = make_stage('self_forcing')
+    params, metrics = run(stage, 3, trained)
     self.assertFinite([params, metrics])
     self.assertTrue(is_equal(params[0], {
         'self_forcing': network(2), 'critic': network(1)}))
@@ -128,7 +131,8 @@ class StagesTest(parameterized.TestCase):
       self.assertEqual('self_forcing/dmd_gradient_rms' in metrics[step],
                        step % 2 == 0)
     # The frozen teacher, and where the networks started, are as they were.
-    jax.tree.map(self.assertIs, stage.frozen['teacher'], trained['teacher'])
+    jax.tree.map(
+        self.assertIs, stage.frozen(trained)['teacher'], trained['teacher'])
     for name, seed in ('teacher', 1), ('teacher_forcing', 2):
       self.assertTrue(is_equal(trained[name], tiny_world.random_variables(
           config(), seed)['student']))
@@ -143,7 +147,7 @@ class BuiltTest(parameterized.TestCase):
       ('tokenizer', 8 * 4 * 12), ('teacher', 8 * 4 * 12),
       ('teacher_forcing', 8 * 6 * 12), ('self_forcing', 8 * 4 * 12))
   def test_it_is_what_its_config_says(self, name, tokens):
-    stage = make_stage(name, {'teacher': {}, 'teacher_forcing': {}})
+    stage = make_stage(name)
     self.assertEqual(stage.name, name)
     self.assertEqual(stage.num_steps, 6)
     self.assertEqual(stage.tokens_per_step, tokens)
@@ -155,14 +159,14 @@ class BuiltTest(parameterized.TestCase):
     settings.self_forcing.frozen_dtype = 'bfloat16'
     teacher = {'w': np.ones(3, np.float32)}
     stage = stages.make('self_forcing', stages.Inputs(
-        settings, {'teacher': teacher, 'teacher_forcing': teacher},
-        lambda stage: None, None))
-    self.assertEqual(stage.frozen['teacher']['w'].dtype, 'bfloat16')
-    for network in stage.init().values():
+        settings, lambda stage: None, None))
+    trained = {'teacher': teacher, 'teacher_forcing': teacher}
+    self.assertEqual(stage.frozen(trained)['teacher']['w'].dtype, 'bfloat16')
+    for network in stage.init(trained).values():
       self.assertEqual(network['w'].dtype, np.float32)
 
   def test_self_forcing_has_the_pace_and_the_average_of_its_config(self):
-    stage = make_stage('self_forcing', {'teacher': {}, 'teacher_forcing': {}})
+    stage = make_stage('self_forcing')
     student, critic = stage.updates
     self.assertEqual((student.every, student.ema), (2, 0.9))
     self.assertEqual((critic.network, critic.every, critic.ema),

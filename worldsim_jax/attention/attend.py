@@ -10,8 +10,10 @@ each holds some tokens of every frame (see `attention/sequence.py`).
   'xla'    written out in jnp; runs everywhere; softmax in float32
   'cudnn'  flash attention through jax.nn.dot_product_attention, NVIDIA GPUs,
            bf16/fp16
-  'auto'   'cudnn' on a GPU where dtype and head size allow it and no mask is
-           given, else 'xla'
+  'splash' JAX's kernel for TPUs, see attention/splash.py; no mask, or one that
+           is the same for all queries
+  'auto'   'splash' or 'cudnn' on a device and for shapes that they are made for,
+           else 'xla'
 An explicit choice that cannot run raises, it never falls back.
 """
 
@@ -23,8 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.attention import sequence
+from worldsim_jax.attention import splash
+from worldsim_jax.parallel import layout
 
-IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
+IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'splash')
 
 
 def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
@@ -37,7 +41,8 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
     v_BGMHD: values.
     mask_FG: bool, True where a query frame may read a key frame; None for all.
       Of a NumPy mask only the pairs that it allows are computed; an array of
-      the program (slots of a cache) is applied to all pairs.
+      the program (slots of a cache) is applied to all pairs, and may be [1, G]
+      where all query frames read the same.
     implementation: see the module docstring.
     key_mask_BM: bool, for G = 1: False for keys that nobody may read, such as
       the padding of a text; instead of mask_FG.
@@ -88,14 +93,28 @@ def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
   """All pairs of tokens, by the implementation that was chosen."""
   q, k, v = (x.reshape(x.shape[0], -1, *x.shape[3:])
              for x in (q_BFNHD, k_BGMHD, v_BGMHD))  # [B, T, H, D]
+  if mask_FG is not None and len(mask_FG) == 1:  # The same keys for all.
+    key_mask_BM, mask_FG = jnp.broadcast_to(
+        jnp.repeat(mask_FG, k_BGMHD.shape[2], axis=1), k.shape[:2]), None
   is_masked = mask_FG is not None or key_mask_BM is not None
+  platform = layout.platform()
   if implementation == 'auto':
-    implementation = 'cudnn' if _cudnn_fits(q, is_masked) else 'xla'
-  if implementation == 'cudnn':
-    if jax.default_backend() != 'gpu':
+    implementation = 'xla'
+    if platform == 'gpu' and _cudnn_fits(q, is_masked):
+      implementation = 'cudnn'
+    if platform == 'tpu' and splash.fits(q, k) and mask_FG is None:
+      implementation = 'splash'
+  for name, needed in (('cudnn', 'gpu'), ('splash', 'tpu')):
+    if implementation == name and platform != needed:
       raise ValueError(
-          "attention implementation='cudnn' needs an NVIDIA GPU, this is a "
-          f'{jax.default_backend()} (config.model.attention).')
+          f'attention implementation={name!r} needs a {needed.upper()}, this '
+          f'is a {platform} (config.model.attention).')
+  if implementation == 'splash':
+    if mask_FG is not None:
+      raise ValueError("attention implementation='splash' takes no mask that "
+                       'differs between query frames (config.model.attention).')
+    out = splash.attend(q, k, v, key_mask_BM)
+  elif implementation == 'cudnn':
     mask = None if mask_FG is None else _token_mask(mask_FG, q, k)
     if key_mask_BM is not None:
       mask = key_mask_BM[:, None, None, :]
@@ -138,6 +157,5 @@ def _token_mask(mask_FG, q_BTHD, k_BSHD):
 
 
 def _cudnn_fits(q_BTHD, is_masked: bool) -> bool:
-  return (not is_masked and jax.default_backend() == 'gpu'
-          and q_BTHD.dtype in (jnp.bfloat16, jnp.float16)
+  return (not is_masked and q_BTHD.dtype in (jnp.bfloat16, jnp.float16)
           and q_BTHD.shape[-1] % 8 == 0 and q_BTHD.shape[-1] <= 128)

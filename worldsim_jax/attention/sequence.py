@@ -19,6 +19,7 @@ In the end, out = o / l.
 """
 
 import functools
+import math
 
 import jax
 from jax import lax
@@ -44,7 +45,7 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM):
     ValueError: if the context axis does not divide the tokens of a frame.
   """
   sizes = layout.ambient_sizes()
-  if sizes.get(_AXIS, 1) == 1 and sizes.get('tensor', 1) == 1:
+  if math.prod(sizes.values()) == 1:
     return local(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM)
   context = sizes.get(_AXIS, 1)
   tokens, heads = q_BFNHD.shape[_TOKENS], q_BFNHD.shape[_HEADS]
@@ -54,6 +55,7 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM):
         '(config.mesh.context).')
   is_cross = key_mask_BM is not None or k_BGMHD.shape[_TOKENS] != tokens
   batch = layout.batch_axes(len(q_BFNHD))
+  # Kernels are not split by the compiler: each gets what its device holds.
   split_heads = layout.dividing(heads, ('tensor',), sizes)
   queries = PartitionSpec(
       batch, None, _AXIS if context > 1 else None, split_heads)

@@ -38,12 +38,13 @@ def noise_levels(rng, batch: int, config):
       rng, (batch,), config.shift, config.min_sigma, config.max_sigma)
 
 
-def generator_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
+def generator_loss(velocities, video_BFHWC, conditioning: Conditioning, params,
                    rng, config, *, context_frames: int):
   """Eq. (2) for a generated video.
 
   Args:
-    velocity_fn: (params, x, timesteps, conditioning) -> v, bidirectional.
+    velocities: for 'teacher' and 'critic', a bidirectional function
+      (params, x, timesteps, conditioning) -> v.
     video_BFHWC: context frames, then generated ones, with gradient.
     conditioning: of all F frames, with the context's image.
     params: dict with 'teacher' and 'critic'.
@@ -59,7 +60,7 @@ def generator_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
   x, _, sigma_BF, _ = _noised(
       rng_eps, video, noise_levels(rng_sigma, len(video), config),
       context_frames)
-  bind = lambda name: functools.partial(velocity_fn, params[name])
+  bind = lambda name: functools.partial(velocities[name], params[name])
   teacher = guidance.guided(bind('teacher'), conditioning,
                             conditioning.unconditional(), config.guidance_scale)
   timesteps = flow.timesteps(sigma_BF)
@@ -81,7 +82,7 @@ def score_difference(x_BFHWC, real_BFHWC, fake_BFHWC):
   return (fake_BFHWC - real_BFHWC) / jnp.maximum(scale, NORMALISER_FLOOR)
 
 
-def critic_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
+def critic_loss(velocities, video_BFHWC, conditioning: Conditioning, params,
                 rng, config, *, context_frames: int):
   """Velocity regression on the student's samples; arguments as above."""
   rng_sigma, rng_eps = jax.random.split(rng)
@@ -89,7 +90,8 @@ def critic_loss(velocity_fn, video_BFHWC, conditioning: Conditioning, params,
   x, target, sigma_BF, generated_F = _noised(
       rng_eps, video, noise_levels(rng_sigma, len(video), config),
       context_frames)
-  v = velocity_fn(params['critic'], x, flow.timesteps(sigma_BF), conditioning)
+  v = velocities['critic'](
+      params['critic'], x, flow.timesteps(sigma_BF), conditioning)
   return objective.regression(
       v, target, sigma_BF, generated_F, config.critic_weight)
 

@@ -112,7 +112,8 @@ def teacher_continuation(world, params, clips, seed: int = 0):
   evaluate, given = config.evaluate, config.student.context_frames
   num_new = (clips['rgb'].shape[1] - world.context_frames) // vae.time_stride
   sigmas = flow.sampling_sigmas(evaluate.teacher_steps, config.student.shift)
-  velocity_fn = build.velocity_fn(world.model)
+  velocity_fn = build.velocity_fn(
+      build.transformer(build.for_network(config, evaluate.teacher)))
 
   @jax.jit
   def run(params, variables, frames, actions, text):

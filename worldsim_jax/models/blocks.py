@@ -28,7 +28,8 @@ class LayerInputs(NamedTuple):
     text: [B, L, C], or None.
     angles: RoPE angles of the call's own frames, [F, N, D/2].
     cache_angles: RoPE angles of the cached frames, [S, N, D/2], or None.
-    mask: bool [F, G] over cached and own frames; None without a cache.
+    mask: bool [F, G] over cached and own frames, or [1, G]; None without a
+      cache.
   """
   modulation: jax.Array
   text: jax.Array | None

@@ -14,6 +14,27 @@ from worldsim_jax.models.transformer import VideoTransformer
 NUM_ACTIONS = 3  # forward, strafe, turn
 
 
+def for_network(config, name: str):
+  """The config as the network of a stage has it.
+
+  Args:
+    config: of a run, as it was written.
+    name: a stage. Its network is config.model with the stage's own
+      config.<name>.model on top; one that starts from another stage's network
+      is of that one's size.
+  """
+  while config[name].get('start_from'):
+    name = config[name].start_from
+  own = config.copy_and_resolve_references()
+  own.model.update(config[name].get('model', {}))
+  return own
+
+
+def student(config):
+  """The config as the network that streams has it: the last stage's."""
+  return for_network(config, config.stages[-1])
+
+
 def transformer(config) -> VideoTransformer:
   """The transformer of config.model, sized to config.vae's latents."""
   vae = tiny_vae(config)

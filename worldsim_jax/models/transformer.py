@@ -249,10 +249,11 @@ class VideoTransformer(nn.Module):
     if cache is None:
       context = context or contexts.bidirectional(frames)
       return angles(context.positions), None, None
-    own = jnp.ones((frames, frames), bool)
-    if context is not None and context.mask is not None:
+    # One row, where all frames of the call read the same.
+    own = jnp.ones((1, frames), bool)
+    if context is not None and not np.all(context.mask or True):
       own = jnp.asarray(context.mask)
-    past = jnp.broadcast_to(cache.mask(), (frames, cache.num_slots))
+    past = jnp.broadcast_to(cache.mask(), (len(own), cache.num_slots))
     return (angles(cache.next_positions(frames)),
             angles(cache.slot_positions()),
             jnp.concatenate([past, own], axis=1))

@@ -107,6 +107,16 @@ def ambient_sizes() -> dict[str, int]:
   return {} if mesh.empty else dict(mesh.shape)
 
 
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': of the current mesh, else of this process.
+
+  A program may be compiled for a machine that is not here (train/fit.py).
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  found = device.platform if device else jax.default_backend()
+  return 'gpu' if found in ('cuda', 'rocm') else found
+
+
 def batch_axes(size: int):
   """The entry of a PartitionSpec for a batch of this size."""
   return dividing(size, BATCH, ambient_sizes())

@@ -97,12 +97,13 @@ def load(path, with_student: bool = True) -> World:
 
 def initial_variables(config):
   """Untrained variables of a world, for their shapes."""
-  model, vae = build.transformer(config), build.tiny_vae(config)
+  own = build.student(config)
+  model, vae = build.transformer(own), build.tiny_vae(config)
   size = (config.data.height, config.data.width)
   video = np.zeros((1, 1, *size, 3), np.float32)
   key = jax.random.key(0)
   return {
-      'student': model.init(key, *build.example_inputs(config))['params'],
+      'student': model.init(key, *build.example_inputs(own))['params'],
       'vae': vae.init(key, video)}
 
 

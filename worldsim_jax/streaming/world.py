@@ -63,7 +63,11 @@ class World:
 
   @functools.cached_property
   def model(self):
-    return build.transformer(self.config)
+    return build.transformer(self._own_config)
+
+  @functools.cached_property
+  def _own_config(self):
+    return build.student(self.config)
 
   @functools.cached_property
   def vae(self):
@@ -170,7 +174,7 @@ class World:
             actions_BPA, self.vae.time_stride))
     video = rollout.start(
         build.velocity_fn(self.model), variables['student'],
-        build.new_cache(self.config, len(latents)), latents, conditioning,
+        build.new_cache(self._own_config, len(latents)), latents, conditioning,
         self.sampling)
     return Session(video, decoder, text, key, jnp.zeros((), jnp.int32))
 

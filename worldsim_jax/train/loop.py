@@ -12,6 +12,7 @@ from typing import Any, Callable
 import jax
 
 from worldsim_jax.parallel import flops
+from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import metrics as metrics_lib
@@ -26,9 +27,10 @@ class Stage:
     name: of the stage, a key of the config.
     num_steps: until it is done.
     updates: the networks that it trains.
-    init: () -> params, a dict of the networks that are trained.
+    init: trained -> params, a dict of the networks that this stage trains, from
+      those of the stages before, by stage name.
     fit: params -> params, what can be computed from data before the first step.
-    frozen: a dict of the parameters that are only read.
+    frozen: trained -> a dict of the parameters that are only read.
     batches: () -> a data iterator with get_state and set_state.
     tokens_per_step: for the log.
     rollout_steps: mean trip count of the loops whose length is drawn at random.
@@ -38,8 +40,8 @@ class Stage:
   name: str
   num_steps: int
   updates: tuple[train_state.Update, ...]
-  init: Callable[[], dict[str, Any]]
-  frozen: dict[str, Any]
+  init: Callable[[dict[str, Any]], dict[str, Any]]
+  frozen: Callable[[dict[str, Any]], dict[str, Any]]
   batches: Callable[[], Any]
   tokens_per_step: int
   rollout_steps: float = 0.
@@ -53,12 +55,13 @@ class Stage:
                        cond=1 / max(update.every for update in self.updates))
 
 
-def train(stage: Stage, config, seed: int, workdir, fingerprint,
+def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
           mesh=None) -> train_state.TrainState:
   """Runs a stage to its end, from its newest checkpoint if there is one.
 
   Args:
     stage: see above.
+    trained: the networks of the stages before, by stage name.
     config: log_every, save_every, max_to_keep.
     seed: of the run.
     workdir: checkpoints go to workdir/<stage>.
@@ -74,23 +77,22 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
-  new_state = lambda: train_state.create(stage.init(), stage.updates)
   with jax.set_mesh(mesh), checkpoints.Checkpoints(
       workdir / stage.name, fingerprint,
       max_to_keep=config.max_to_keep) as saved:
 
     # --- state and data, from the newest checkpoint or from nothing
     batches = stage.batches()
-    restored = saved.restore(meshes.abstract(mesh, jax.eval_shape(new_state)))
+    restored = saved.restore(
+        meshes.abstract(mesh, abstract_state(stage, trained)))
     if restored is None:
-      params = stage.fit(stage.init())
-      state = train_state.create(params, stage.updates)
+      state = initial_state(stage, trained)
     else:
       state, iterator_state = restored
       batches.set_state(iterator_state)
     state = meshes.place(mesh, state)
     first = int(state.step)
-    frozen = meshes.place(mesh, stage.frozen)
+    frozen = jax.jit(_laid_out(stage.frozen))(trained)
     logger = metrics_lib.MetricLogger(
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
@@ -113,6 +115,24 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
           with logger.paused():
             saved.save(done, state, batches.get_state())
   return state
+
+
+def initial_state(stage: Stage, trained) -> train_state.TrainState:
+  """The state before step 0; made where it belongs, never whole on a device."""
+  params = stage.fit(jax.jit(_laid_out(stage.init))(trained))
+  return jax.jit(_laid_out(
+      lambda params: train_state.create(params, stage.updates)))(params)
+
+
+def abstract_state(stage: Stage, trained) -> train_state.TrainState:
+  """Shapes of the state; `trained` may be ShapeDtypeStructs."""
+  return jax.eval_shape(
+      lambda trained: train_state.create(stage.init(trained), stage.updates),
+      trained)
+
+
+def _laid_out(fn):
+  return lambda *args: layout.constrain(fn(*args))
 
 
 def model_flops(stage: Stage, step_fn, state, frozen, batch) -> float:

@@ -83,11 +83,11 @@ def train_stages(config, workdir, frames_dir):
   vae_variables = None
   for name in config.stages:
     inputs = stage_lib.Inputs(
-        config, trained, make_batches,
+        config, make_batches,
         lambda: datasets.films(config, frames_dir, FILMS))
     stage = stage_lib.make(name, inputs)
     state = loop.train(
-        stage, config.loop, config.seed, workdir, fingerprint(config, name),
+        stage, trained, config.loop, config.seed, workdir, fingerprint(config, name),
         meshes.make_mesh(config.mesh))
     trained[name] = state.best_params(name)
     if config[name].paradigm == 'tokenizer':

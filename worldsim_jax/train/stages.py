@@ -7,7 +7,8 @@ A stage's config has a `paradigm`; that is all that tells stages apart:
   teacher_forcing  a causal student with a clean past
   self_forcing     a causal student on its own rollouts, with a divergence
 
-`start_from` names the stage whose network initialises this one.
+`start_from` names the stage whose network initialises this one; networks that
+start from nothing may have sizes of their own, `config.<stage>.model`.
 """
 
 import dataclasses
@@ -35,12 +36,10 @@ class Inputs(NamedTuple):
 
   Attributes:
     config: of the run.
-    trained: the networks of the stages before, by stage name.
     batches: stage config -> () -> iterator.
     films: () -> some training films, uint8 [1, P, H, W, 3] each.
   """
   config: Any
-  trained: dict[str, Any]
   batches: Any
   films: Any
 
@@ -56,7 +55,7 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
   def loss(params, batch, rng):
     return reconstruction(params[name], {'video': batch['rgb']}, rng)
 
-  def init():
+  def init(unused_trained):
     video = jnp.zeros((1, 1, config.data.height, config.data.width, 3))
     key = purpose_key(config.seed, 0, 'init')
     return {name: vae.init(key, video)['params']}
@@ -69,14 +68,15 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
   frames = stage.batch_size * stage.clip_frames
   return Stage(
       name, stage.num_steps, (_update(name, loss, stage, stage),),
-      jax.jit(init), {}, inputs.batches(stage),
+      init, _nothing, inputs.batches(stage),
       frames * build.tokens_per_frame(config), fit=fit)
 
 
 def full_sequence(name: str, inputs: Inputs) -> Stage:
   """A bidirectional model on whole clips."""
   stage = inputs.config[name]
-  loss = diffusion.full_sequence_loss(_velocity(inputs), stage, name)
+  loss = diffusion.full_sequence_loss(
+      _velocity(inputs.config, name), stage, name)
   return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
 
@@ -84,7 +84,7 @@ def teacher_forcing(name: str, inputs: Inputs) -> Stage:
   """A causal model with a clean past; its sequence is nearly twice the clip."""
   stage, chunk = inputs.config[name], inputs.config.student.chunk
   loss = diffusion.teacher_forcing_loss(
-      _velocity(inputs), stage, name, chunk=chunk,
+      _velocity(inputs.config, name), stage, name, chunk=chunk,
       context_frames=stage.context_frames)
   sequence = contexts.teacher_forcing(
       stage.clip_frames, chunk, stage.context_frames).positions
@@ -92,16 +92,23 @@ def teacher_forcing(name: str, inputs: Inputs) -> Stage:
 
 
 def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
-  """A causal model on its own rollouts, matched to the teacher by DMD."""
+  """A causal model on its own rollouts, matched to the teacher by DMD.
+
+  Student, teacher and critic may be of three sizes (Self Forcing has a teacher
+  of 14 billion parameters and a critic of the student's 1.3).
+  """
   config, stage = inputs.config, inputs.config[name]
   given = config.student.context_frames
-  velocity_fn = _velocity(inputs)
+  critic_start = stage.critic.start_from or stage.teacher
+  velocities = {'teacher': _velocity(config, stage.teacher),
+                'critic': _velocity(config, critic_start)}
+  own = build.for_network(config, name)
   sampling = rollout.Sampling(
       build.student_sigmas(config), config.student.chunk,
       config.student.context_sigma)
   generate = self_forcing.make_generator(
-      velocity_fn,
-      lambda batch: build.new_cache(config, batch, stage.clip_frames),
+      _velocity(config, name),
+      lambda batch: build.new_cache(own, batch, stage.clip_frames),
       sampling, context_frames=given)
 
   def matched(divergence, student):
@@ -110,26 +117,28 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
       video, rollout_metrics = generate(params[student], batch, rng_rollout)
       image = batches.image_before_future(batch['latents'], given)
       loss, metrics = divergence(
-          velocity_fn, video, batches.conditioning(batch).with_image(*image),
+          velocities, video, batches.conditioning(batch).with_image(*image),
           params, rng_divergence, stage, context_frames=given)
       return loss, rollout_metrics | metrics
 
     return loss
 
-  teacher = inputs.trained[stage.teacher]
-  start = inputs.trained[stage.start_from]
   updates = (
       _update(name, matched(dmd.generator_loss, name), stage, stage,
               every=stage.generator_every),
       _update('critic', matched(dmd.critic_loss, name), stage.critic, stage))
-  init = lambda: {name: _copy(start), 'critic': _copy(teacher)}
   return Stage(
-      name, stage.num_steps, updates, init,
-      {'teacher': _cast(teacher, stage.frozen_dtype)},
+      name, stage.num_steps, updates,
+      lambda trained: {name: _copy(trained[stage.start_from]),
+                       'critic': _copy(trained[critic_start])},
+      lambda trained: {'teacher': _cast(
+          trained[stage.teacher], stage.frozen_dtype)},
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
       rollout_steps=(len(sampling.sigmas) - 1) / 2)
 
 
+# How model FLOPs are counted: no recomputation, and products that are seen.
+COUNTED = dict(remat='none', attention='xla')
 PARADIGMS = {
     'tokenizer': tokenizer,
     'full_sequence': full_sequence,
@@ -141,30 +150,32 @@ PARADIGMS = {
 def make(name: str, inputs: Inputs) -> Stage:
   """A stage of the config; its FLOPs are those of the same without remat."""
   paradigm = PARADIGMS[inputs.config[name].paradigm]
-  stage = paradigm(name, inputs)
-  if inputs.config.model.remat == 'none':
-    return stage
   plain = inputs.config.copy_and_resolve_references()
-  plain.model.remat = 'none'
+  plain.model.update(COUNTED)
   counted = paradigm(name, inputs._replace(config=plain))
-  return dataclasses.replace(stage, counted_updates=counted.updates)
+  return dataclasses.replace(
+      paradigm(name, inputs), counted_updates=counted.updates)
 
 
 def _denoiser(name, inputs, loss, frames: int) -> Stage:
   """A stage that trains one transformer by regression, `frames` at a time."""
   config, stage = inputs.config, inputs.config[name]
+  own = build.for_network(config, name)
 
-  def fresh():
-    model = build.transformer(config)
+  def init(trained):
+    if stage.start_from:
+      return {name: _copy(trained[stage.start_from])}
     key = purpose_key(config.seed, 0, 'init')
-    return {name: model.init(key, *build.example_inputs(config))['params']}
+    return {name: build.transformer(own).init(
+        key, *build.example_inputs(own))['params']}
 
-  init = jax.jit(fresh)
-  if stage.start_from:
-    init = lambda: {name: _copy(inputs.trained[stage.start_from])}
   return Stage(
       name, stage.num_steps, (_update(name, loss, stage, stage),),
-      init, {}, inputs.batches(stage), _tokens(config, stage, frames))
+      init, _nothing, inputs.batches(stage), _tokens(config, stage, frames))
+
+
+def _nothing(unused_trained):
+  return {}
 
 
 def _update(network, loss, settings, stage, every: int = 1) -> Update:
@@ -174,8 +185,9 @@ def _update(network, loss, settings, stage, every: int = 1) -> Update:
                 settings.ema_start, stage.accumulate)
 
 
-def _velocity(inputs: Inputs):
-  return build.velocity_fn(build.transformer(inputs.config))
+def _velocity(config, network: str):
+  return build.velocity_fn(
+      build.transformer(build.for_network(config, network)))
 
 
 def _tokens(config, stage, frames: int) -> int:
