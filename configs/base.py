@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
       'self_forcing', start_from='teacher_forcing', teacher='teacher',
       generator_every=5, frozen_dtype='float32', guidance_scale=1.5, shift=5.,
       min_sigma=0.02, max_sigma=0.98, critic_weight='none',
-      critic=network() | dict(start_from=''))  # '': from the teacher
+      critic=network(start_from=''))  # '': from the teacher
   for pace in (config.self_forcing, config.self_forcing.critic):
     pace.optimizer.update(dict(b1=0., schedule='constant'))
   config.evaluate = ConfigDict(dict(
@@ -54,18 +54,20 @@ def get_config() -> ConfigDict:
   return config
 
 
-DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1)
+DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1,
+                model={})  # what differs from config.model
 
 
 def stage(paradigm: str, **own) -> ConfigDict:
   """A stage: what every stage has, then its paradigm's own keys."""
   common = dict(paradigm=paradigm, start_from='', num_steps=1000,
-                batch_size=16, accumulate=1, clip_frames=6)
+                batch_size=16, accumulate=1, clip_frames=6,
+                offload=())  # to host memory: 'opt_state', 'ema'
   return ConfigDict(common | network().to_dict() | own)
 
 
-def network() -> ConfigDict:
+def network(**own) -> ConfigDict:
   """How a network is updated."""
-  return ConfigDict(dict(ema=None, ema_start=0, optimizer=dict(
+  return ConfigDict(own | dict(ema=None, ema_start=0, optimizer=dict(
       learning_rate=1e-3, warmup_steps=20, schedule='cosine', b1=0.9, b2=0.99,
       weight_decay=0.01, clip_norm=1., frozen=())))

@@ -98,6 +98,7 @@ def generate_all(params, state, exit_step):
       SAMPLING,
       exit_step,
       jax.random.key(5),
+      given=GIVEN,
   )
 
 
@@ -138,10 +139,80 @@ class RolloutTest(parameterized.TestCase):
         )
     self.assertEqual(generate_chunk._cache_size(), 1)
 
+  @parameterized.parameters(0, 2)
+  def test_the_gradient_is_that_of_every_chunk_by_itself(self, exit_step):
+    params, state = started()
+    weight = draw(*NOISE.shape, seed=3)  # Of the frames, in the loss.
+
+    def one_chunk(params, inputs, weight, state):
+      noise, given, key = inputs
+      image = np.broadcast_to(state.last_frame[:, None], noise.shape)
+      given = given.with_image(image, np.ones((B, 1), np.float32))
+      x = noise
+      for step, sigma in enumerate(SAMPLING.sigmas[: exit_step + 1]):
+        timesteps = np.full((B, 1), 1000 * sigma)
+        v, _ = velocity_fn(
+            params, jax.lax.stop_gradient(x), timesteps, given, None,
+            state.cache,
+        )
+        x0 = jax.lax.stop_gradient(x) - sigma * v
+        if step < exit_step:
+          x = samplers.renoise(
+              jax.random.fold_in(key, step), x0, SAMPLING.sigmas[step + 1]
+          )
+      return jnp.sum(x0 * weight)
+
+    gradient_of_chunk = jax.jit(jax.grad(one_chunk))
+    gradients = []
+    for i in range(NEW):
+      gradients.append(gradient_of_chunk(
+          params, chunk_inputs(i), weight[:, i : i + 1], state))
+      state, _ = generate_chunk(params, state, chunk_inputs(i), exit_step)
+    expected = jax.tree.map(lambda *x: sum(x), *gradients)
+    _, start = started()
+    found = jax.jit(
+        jax.grad(
+            lambda p: jnp.sum(weight * generate_all(p, start, exit_step)[1])
+        )
+    )(params)
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    # fp32 sums over frames in another order.
+    chex.assert_trees_all_close(found, expected, atol=1e-5 * scale)
+
+  def test_what_came_before_a_chunk_has_exactly_no_gradient(self):
+    params, state = started()
+
+    def total(noise, k, last_frame):
+      start = state.replace(
+          cache=state.cache.replace(k=k), last_frame=last_frame
+      )
+      _, video = rollout.rollout(
+          velocity_fn, params, start, noise, ACTIONS.frames(GIVEN, NEW),
+          SAMPLING, 1, jax.random.key(5), given=GIVEN,
+      )
+      return jnp.sum(video)
+
+    arguments = (NOISE, state.cache.k, state.last_frame)
+    value_and_grad = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+    value, gradients = value_and_grad(*arguments)
+    for index, gradient in enumerate(gradients):
+      np.testing.assert_array_equal(gradient, 0)
+      changed = [x + (i == index) for i, x in enumerate(arguments)]
+      self.assertNotEqual(value_and_grad(*changed)[0], value)
+
+  def test_a_cache_that_forgets_frames_cannot_be_trained_with(self):
+    params, state = started()
+    with self.assertRaisesRegex(ValueError, '6 frames .* of 5 slots'):
+      rollout.rollout(
+          velocity_fn, params, state, NOISE, ACTIONS.frames(GIVEN, NEW),
+          SAMPLING, 0, jax.random.key(0), given=GIVEN + 1,
+      )
+
   def test_a_chunk_that_does_not_divide_names_the_key(self):
     with self.assertRaisesRegex(ValueError, 'config.student.chunk'):
       rollout.rollout(
-          None, None, None, NOISE, ACTIONS, SAMPLING._replace(chunk=2), 0, None
+          None, None, None, NOISE, ACTIONS, SAMPLING._replace(chunk=2), 0,
+          None, given=GIVEN,
       )
 
 
@@ -152,12 +223,6 @@ def linear(params, x, timesteps, unused_given, unused_context, unused_cache):
       per_slot(jnp.mean(x, axis=(2, 3, 4))), per_slot(timesteps)
   )
   return params * x, kv
-
-
-def remembering(params, x, timesteps, given, context, cache):
-  """As above, but drawn to what is in the cache and to the last frame."""
-  v, kv = linear(params, x, timesteps, given, context, cache)
-  return v + jnp.mean(cache.k) + given.image, kv
 
 
 class LinearModelTest(absltest.TestCase):
@@ -190,43 +255,27 @@ class LinearModelTest(absltest.TestCase):
         jax.random.key(0),
     )
 
-  def test_a_later_chunk_has_exactly_no_gradient_to_an_earlier_one(self):
-    def second_chunk(first_w, second_w, noise, exit_step):
-      state, video = self.state, None
-      for index, w in enumerate((first_w, second_w)):
-        state, video = rollout.generate_chunk(
-            remembering,
-            w,
-            state,
-            noise[:, index : index + 1],
-            Conditioning(),
-            SAMPLING,
-            exit_step,
-            jax.random.key(index),
-        )
+  def test_only_the_exit_step_has_a_gradient(self):
+    def total(w):
+      _, video = rollout.rollout(
+          linear,
+          w,
+          self.state,
+          NOISE[:, :2],
+          Conditioning(),
+          SAMPLING,
+          2,
+          jax.random.key(0),
+          given=GIVEN,
+      )
       return jnp.sum(video)
 
-    value_and_grad = jax.jit(
-        jax.value_and_grad(second_chunk, argnums=(0, 1, 2))
-    )
     w = np.float32(0.5)
-    for exit_step in range(3):
-      value, (earlier, own, noise) = value_and_grad(w, w, NOISE, exit_step)
-      self.assertEqual(earlier, 0)
-      self.assertNotEqual(own, 0)
-      # Nor to noise, of which the network's input at the exit step is made.
-      np.testing.assert_array_equal(noise, 0)
-      changed, _ = value_and_grad(w + 1, w, NOISE, exit_step)
-      self.assertNotEqual(changed, value)  # Though it depends on it.
-
-  def test_only_the_exit_step_has_a_gradient(self):
-    w = np.float32(0.5)
-    _, x0 = self.chunk(w)
-    gradient = jax.grad(lambda w: jnp.sum(self.chunk(w)[1]))(w)
+    value, gradient = jax.value_and_grad(total)(w)
     # x0 = x - σ w x, and x is a constant.
     sigma = SAMPLING.sigmas[2]
-    x = x0 / (1 - sigma * w)
-    np.testing.assert_allclose(gradient, -jnp.sum(sigma * x), rtol=1e-5)
+    x = value / (1 - sigma * w)
+    np.testing.assert_allclose(gradient, -sigma * x, rtol=1e-5)
 
   def test_given_frames_are_remembered_clean(self):
     remembered = self.state.cache

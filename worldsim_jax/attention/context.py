@@ -13,6 +13,9 @@ level, bool [F, G], and never expanded to tokens outside the attention kernel.
                   chunks that no loss wants are left out
 
 A KV cache adds key frames in front; `KVCache.mask` says which of them exist.
+
+  cached chunks   all chunks of a finished rollout at once, each reading what
+                  was cached before it, and itself
 """
 
 import flax.struct
@@ -29,6 +32,7 @@ class AttentionContext:
     positions: temporal RoPE position of each frame, int32 [F].
     mask: bool [F, F] as nested tuples, or None for 'all to all'. It is static,
       a part of the program, so that the pairs it forbids are never computed.
+      With a cache of S slots it may be [S + F] wide, and then says all.
   """
   positions: jax.Array
   mask: tuple[tuple[bool, ...], ...] | None = flax.struct.field(
@@ -79,6 +83,29 @@ def teacher_forcing(num_frames: int, chunk: int,
   kept = np.concatenate([clean, num_frames + noisy])
   return AttentionContext(
       jnp.concatenate([clean, noisy]), _frozen(mask[np.ix_(kept, kept)]))
+
+
+def cached_chunks(first: int, num_frames: int, chunk: int,
+                  num_slots: int) -> AttentionContext:
+  """Chunks of frames first, first + 1, ... over a cache that holds them all.
+
+  Args:
+    first: a multiple of chunk; frames before it are cached, too.
+    num_frames: F, a multiple of chunk.
+    chunk: frames that were denoised together.
+    num_slots: S, of a cache in which slot s holds frame s.
+
+  Raises:
+    ValueError: if the cache is too short to hold all frames.
+  """
+  if first + num_frames > num_slots:
+    raise ValueError(f'{first + num_frames} frames of a rollout do not fit a '
+                     f'cache of {num_slots} slots, which must hold them all.')
+  block = _blocks(num_frames, chunk)
+  past = np.arange(num_slots)[None] < first + (block * chunk)[:, None]
+  own = block[None, :] == block[:, None]
+  return AttentionContext(
+      jnp.arange(first, first + num_frames), _frozen(np.hstack([past, own])))
 
 
 def _frozen(mask_FG: np.ndarray) -> tuple[tuple[bool, ...], ...]:

@@ -11,7 +11,11 @@ values are written into the cache. Gradients:
 
   - steps before the exit step run without gradient, in a loop whose trip count
     is a traced value, so one program serves every exit step;
-  - the exit step is differentiable in the parameters;
+  - the exit step is differentiable in the parameters. Its backward pass takes
+    all chunks at once: their inputs are known by then, and so is the cache,
+    which holds what each of them read. Kept for it are those two, instead of a
+    cache per chunk (6 GiB, for 21 frames of Wan 1.3B), and parameters that are
+    split between devices are gathered once, not once per chunk;
   - cache and earlier frames are constants: the gradient of a later chunk with
     respect to an earlier one is exactly zero. (The paper says so; upstream's
     code lets it leak through the cache.)
@@ -92,63 +96,116 @@ def generate_chunk(velocity_fn, params, state: RolloutState, noise_BFHWC,
   Returns:
     The state with the chunk in its cache, and the chunk [B, F, H, W, C].
   """
+  state, x0, _ = _generate_chunk(
+      velocity_fn, params, state, noise_BFHWC, conditioning, sampling,
+      exit_step, rng)
+  return state, x0
+
+
+def _generate_chunk(velocity_fn, params, state, noise_BFHWC, conditioning,
+                    sampling, exit_step, rng):
+  """As `generate_chunk`, and what the exit step denoised."""
   frames = noise_BFHWC.shape[:2]
   image = jnp.broadcast_to(state.last_frame[:, None], noise_BFHWC.shape)
   conditioning = conditioning.with_image(image, jnp.ones(frames, image.dtype))
-
   sigmas = jnp.asarray(sampling.sigmas)
 
-  def denoise(params, x, step):
-    sigma_BF = jnp.full(frames, sigmas[step])
-    v, _ = velocity_fn(params, x, flow.timesteps(sigma_BF), conditioning, None,
-                       state.cache)
-    return flow.x0_from_velocity(x, v, sigma_BF)
+  def denoise(x, step):
+    return _denoise(velocity_fn, params, x, sigmas[step], conditioning, None,
+                    state.cache)
 
-  frozen = jax.lax.stop_gradient(params)
+  def step_and_renoise(step, x):
+    return samplers.renoise(
+        jax.random.fold_in(rng, step), denoise(x, step), sigmas[step + 1])
 
-  def step_without_gradient(step, x):
-    return samplers.renoise(jax.random.fold_in(rng, step),
-                            denoise(frozen, x, step), sigmas[step + 1])
-
-  x = jax.lax.fori_loop(
-      0, exit_step, step_without_gradient, jax.lax.stop_gradient(noise_BFHWC))
-  x0 = denoise(params, jax.lax.stop_gradient(x), exit_step)
-
+  x = jax.lax.fori_loop(0, exit_step, step_and_renoise, noise_BFHWC)
+  x0 = denoise(x, exit_step)
   clean = samplers.renoise(jax.random.fold_in(rng, len(sampling.sigmas)),
-                           jax.lax.stop_gradient(x0), sampling.context_sigma)
+                           x0, sampling.context_sigma)
   timesteps = jnp.full(frames, flow.timesteps(sampling.context_sigma))
-  _, kv = velocity_fn(frozen, clean, timesteps, conditioning, None, state.cache)
-  state = RolloutState(state.cache.append(kv), x0[:, -1])
-  return jax.lax.stop_gradient(state), x0
+  _, kv = velocity_fn(params, clean, timesteps, conditioning, None, state.cache)
+  return RolloutState(state.cache.append(kv), x0[:, -1]), x0, x
 
 
 def rollout(velocity_fn, params, state: RolloutState, noise_BFHWC,
             conditioning: Conditioning, sampling: Sampling, exit_step,
-            rng) -> tuple[RolloutState, jax.Array]:
-  """Makes F frames, a scan over chunks of `generate_chunk`.
+            rng, *, given: int) -> tuple[RolloutState, jax.Array]:
+  """Makes F frames, a scan over chunks; differentiable in the parameters.
 
   Args:
+    state: whose cache has a slot for every frame of the video.
     noise_BFHWC: standard normal for all F frames; F is a multiple of the chunk.
     conditioning: of these F frames.
+    given: frames that the state's cache holds already, a multiple of the chunk.
     (others: as in `generate_chunk`; the exit step is the same for every chunk.)
 
   Returns:
     The final state and the video [B, F, H, W, C].
+
+  Raises:
+    ValueError: if the cache has no slot for every frame of the video.
   """
-  num_chunks = _num_chunks(noise_BFHWC.shape[1], sampling.chunk)
+  num_frames = noise_BFHWC.shape[1]
+  num_chunks = _num_chunks(num_frames, sampling.chunk)
+  context = contexts.cached_chunks(
+      given, num_frames, sampling.chunk, state.cache.num_slots)
+  frozen, state, noise_BFHWC = jax.lax.stop_gradient(
+      (params, state, noise_BFHWC))
 
   def body(state, chunk):
     start_frame = chunk * sampling.chunk
     noise = jax.lax.dynamic_slice_in_dim(
         noise_BFHWC, start_frame, sampling.chunk, axis=1)
-    return generate_chunk(
-        velocity_fn, params, state, noise,
+    image = jnp.broadcast_to(state.last_frame[:, None], noise.shape)
+    state, x0, x = _generate_chunk(
+        velocity_fn, frozen, state, noise,
         conditioning.frames(start_frame, sampling.chunk), sampling, exit_step,
         jax.random.fold_in(rng, chunk))
+    return state, (x0, x, image)
 
-  state, chunks = jax.lax.scan(body, state, jnp.arange(num_chunks))
-  video = jnp.moveaxis(chunks, 0, 1)  # [B, chunks, chunk, H, W, C]
-  return state, video.reshape(noise_BFHWC.shape)
+  state, made = jax.lax.scan(body, state, jnp.arange(num_chunks))
+  video, noisy, image = (  # From [chunks, B, chunk, H, W, C].
+      jnp.moveaxis(x, 0, 1).reshape(noise_BFHWC.shape) for x in made)
+  conditioning = conditioning.with_image(image, jnp.ones(image.shape[:2]))
+  sigma = jnp.asarray(sampling.sigmas)[exit_step]
+
+  def exit_steps(params, noisy, sigma, conditioning, cache):
+    return _denoise(
+        velocity_fn, params, noisy, sigma, conditioning, context, cache)
+
+  return state, _known_value(exit_steps)(
+      video, params, noisy, sigma, conditioning, state.cache)
+
+
+def _denoise(velocity_fn, params, x, sigma, conditioning, context, cache):
+  sigma_BF = jnp.full(x.shape[:2], sigma)
+  v, _ = velocity_fn(params, x, flow.timesteps(sigma_BF), conditioning, context,
+                     cache)
+  return flow.x0_from_velocity(x, v, sigma_BF)
+
+
+def _known_value(fn):
+  """fn(params, *inputs) whose value is known; computed for its gradient only.
+
+  Returns:
+    A function (value, params, *inputs) -> value with the gradient of fn with
+    respect to params.
+  """
+  @jax.custom_vjp
+  def known(value, params, *inputs):
+    del params, inputs
+    return value
+
+  def forward(value, params, *inputs):
+    return value, (params, inputs)
+
+  def backward(kept, gradient):
+    params, inputs = kept
+    _, pullback = jax.vjp(lambda params: fn(params, *inputs), params)
+    return None, *pullback(gradient), *[None] * len(inputs)
+
+  known.defvjp(forward, backward)
+  return known
 
 
 def _num_chunks(num_frames: int, chunk: int) -> int:

@@ -40,7 +40,8 @@ def make_generator(velocity_fn, new_cache, sampling: rollouts.Sampling, *,
     exit_step = jax.random.randint(rng_exit, (), 0, len(sampling.sigmas))
     _, video = rollouts.rollout(
         velocity_fn, params, state, start,
-        given.frames(context_frames, num_new), sampling, exit_step, rng_steps)
+        given.frames(context_frames, num_new), sampling, exit_step, rng_steps,
+        given=context_frames)
     metrics = {'exit_step': exit_step, 'mean_abs_x': jnp.mean(jnp.abs(video)),
                'std_x': jnp.std(video)}
     return jnp.concatenate([context, video], axis=1), metrics

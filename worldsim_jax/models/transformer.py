@@ -113,7 +113,8 @@ class VideoTransformer(nn.Module):
       timesteps_BF: 1000 σ per frame, in [0, 1000]; 0 marks clean frames.
       conditioning: a `Conditioning`, or None.
       context: an `AttentionContext`; default: every frame of the call reads
-        every other, and with a cache, positions continue it.
+        every other. With a cache, positions continue it and all of it is read,
+        unless the context's mask speaks of the cached frames, too.
       cache: a `KVCache` of the frames before this call, or None.
 
     Returns:
@@ -141,7 +142,9 @@ class VideoTransformer(nn.Module):
     angles, cache_angles, mask = self._positions(frames, grid, context, cache)
     inputs = blocks.LayerInputs(
         modulation, self._text(conditioning), angles, cache_angles, mask)
-    static_mask = None if context is None or cache is not None else context.mask
+    static_mask = None
+    if context is not None and (cache is None or _speaks_of(context, cache)):
+      static_mask = context.mask
     tokens, kv = self._layers(static_mask, return_kv=cache is not None)(
         tokens, None if cache is None else kv_cache.KeyValues(cache.k, cache.v),
         inputs)
@@ -249,6 +252,8 @@ class VideoTransformer(nn.Module):
     if cache is None:
       context = context or contexts.bidirectional(frames)
       return angles(context.positions), None, None
+    if context is not None and _speaks_of(context, cache):
+      return angles(context.positions), angles(cache.slot_positions()), None
     # One row, where all frames of the call read the same.
     own = jnp.ones((1, frames), bool)
     if context is not None and not np.all(context.mask or True):
@@ -269,6 +274,13 @@ class VideoTransformer(nn.Module):
   def _dense(self, features, name, kernel_init=XAVIER):
     return nn.Dense(features, dtype=jnp.dtype(self.dtype),
                     kernel_init=kernel_init, name=name)
+
+
+def _speaks_of(context, cache) -> bool:
+  """Whether a context's mask is over the cached frames and the call's own."""
+  if context.mask is None:
+    return False
+  return len(context.mask[0]) == cache.num_slots + len(context.mask)
 
 
 def _known_image(conditioning):
