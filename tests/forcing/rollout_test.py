@@ -146,7 +146,7 @@ class RolloutTest(parameterized.TestCase):
 
     def one_chunk(params, inputs, weight, state):
       noise, given, key = inputs
-      image = np.broadcast_to(state.last_frame[:, None], noise.shape)
+      image = jnp.broadcast_to(state.last_frame[:, None], noise.shape)
       given = given.with_image(image, np.ones((B, 1), np.float32))
       x = noise
       for step, sigma in enumerate(SAMPLING.sigmas[: exit_step + 1]):
