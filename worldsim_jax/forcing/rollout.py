@@ -21,6 +21,7 @@ values are written into the cache. Gradients:
     code lets it leak through the cache.)
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.struct
@@ -169,12 +170,9 @@ def rollout(velocity_fn, params, state: RolloutState, noise_BFHWC,
   conditioning = conditioning.with_image(image, jnp.ones(image.shape[:2]))
   sigma = jnp.asarray(sampling.sigmas)[exit_step]
 
-  def exit_steps(params, noisy, sigma, conditioning, cache):
-    return _denoise(
-        velocity_fn, params, noisy, sigma, conditioning, context, cache)
-
-  return state, _known_value(exit_steps)(
-      video, params, noisy, sigma, conditioning, state.cache)
+  exit_steps = _known_value(functools.partial(_denoise, velocity_fn))
+  return state, exit_steps(
+      video, params, noisy, sigma, conditioning, context, state.cache)
 
 
 def _denoise(velocity_fn, params, x, sigma, conditioning, context, cache):
@@ -186,6 +184,8 @@ def _denoise(velocity_fn, params, x, sigma, conditioning, context, cache):
 
 def _known_value(fn):
   """fn(params, *inputs) whose value is known; computed for its gradient only.
+
+  fn must not close over arrays of the program.
 
   Returns:
     A function (value, params, *inputs) -> value with the gradient of fn with
