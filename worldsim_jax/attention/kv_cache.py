@@ -23,6 +23,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from worldsim_jax.parallel import layout
+
 EMPTY = -1
 
 
@@ -68,9 +70,10 @@ class KVCache:
           'write them chunk by chunk.')
     position = self.length + jnp.arange(num_new)
     slot = self._slot(position)
+    write = lambda old, new: layout.constrain_cache(
+        old.at[:, :, slot].set(new.astype(old.dtype)))
     return self.replace(
-        k=self.k.at[:, :, slot].set(new.k.astype(self.k.dtype)),
-        v=self.v.at[:, :, slot].set(new.v.astype(self.v.dtype)),
+        k=write(self.k, new.k), v=write(self.v, new.v),
         position=self.position.at[slot].set(position),
         length=self.length + num_new)
 
@@ -113,7 +116,8 @@ def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
         f'sink={sink} frames do not fit num_slots={num_slots}, which must hold '
         'at least one more frame (config.student.sink, config.student.window).')
   shape = (num_layers, batch, num_slots, tokens_per_frame, num_heads, head_dim)
+  zeros = lambda: layout.constrain_cache(jnp.zeros(shape, dtype))
   return KVCache(
-      k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype),
+      k=zeros(), v=zeros(),
       position=jnp.full((num_slots,), EMPTY, jnp.int32),
       length=jnp.zeros((), jnp.int32), sink=sink, relative=relative)

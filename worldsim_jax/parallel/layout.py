@@ -140,6 +140,27 @@ def constrain_tokens(x_BFNC, channels: str | None = None):
   return jax.lax.with_sharding_constraint(x_BFNC, spec)
 
 
+def cache_spec(shape) -> PartitionSpec:
+  """Where keys and values of a cache [L, B, S, N, H, D] lie.
+
+  Like the tokens that they come from: split over batch, context (tokens within
+  a frame) and tensor (heads).
+  """
+  sizes = ambient_sizes()
+  _, batch, _, tokens, heads, _ = shape
+  return PartitionSpec(
+      None, dividing(batch, BATCH, sizes), None,
+      dividing(tokens, ('context',), sizes),
+      dividing(heads, ('tensor',), sizes), None)
+
+
+def constrain_cache(x_LBSNHD):
+  """Keys or values of a cache where they belong; identity without a mesh."""
+  if math.prod(ambient_sizes().values()) == 1:
+    return x_LBSNHD
+  return jax.lax.with_sharding_constraint(x_LBSNHD, cache_spec(x_LBSNHD.shape))
+
+
 def _join(path) -> str:
   """'params/blocks/self_attn/q/kernel'."""
   names = (getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))

@@ -23,23 +23,10 @@ import numpy as np
 
 from worldsim_jax import errors
 from worldsim_jax.evaluate import report
+from worldsim_jax.parallel import chips
 from worldsim_jax.train import events
 from worldsim_jax.train import terminal
 
-# Dense bf16 peak of one device, FLOP/s, by the start of its `device_kind`.
-# From the vendors' data sheets (sparse figures halved); none measured by us.
-_PEAK_FLOPS = (
-    ('NVIDIA H100 PCIe', 756e12),
-    ('NVIDIA H100 NVL', 835e12),
-    ('NVIDIA H100', 989e12),
-    ('NVIDIA H200', 989e12),
-    ('NVIDIA A100', 312e12),
-    ('TPU v4', 275e12),
-    ('TPU v5 lite', 197e12),
-    ('TPU v5e', 197e12),
-    ('TPU v5', 459e12),  # JAX calls v5p both 'TPU v5' and 'TPU v5p'.
-    ('TPU v6', 918e12),
-)
 _RESERVED = frozenset(
     {
         'stage',
@@ -339,10 +326,8 @@ class _StepTimer:
 
 def device_peak_flops(device_kind: str) -> float | None:
   """Dense bf16 FLOP/s of one device, or None if not in our table."""
-  for start, flops in _PEAK_FLOPS:
-    if device_kind.startswith(start):
-      return flops
-  return None
+  chip = chips.of_kind(device_kind)
+  return chip and chip.flops
 
 
 def memory() -> tuple[float, float]:

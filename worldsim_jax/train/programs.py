@@ -1,0 +1,220 @@
+"""A config's programs, as functions of shapes: for what compiles but never runs.
+
+  <stage>   a training step of each stage
+  rollout   the student's own video, as Self Forcing makes it in training
+  start     a stream's first frames into a session
+  stream    one interactive step: the next chunk, denoised and decoded
+  decode    the tokenizer's part of it
+"""
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import jax.numpy as jnp
+
+from worldsim_jax.errors import UserError
+from worldsim_jax.forcing import self_forcing
+from worldsim_jax.models import build
+from worldsim_jax.parallel import flops
+from worldsim_jax.parallel import layout
+from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.streaming import export
+from worldsim_jax.streaming import files
+from worldsim_jax.streaming.world import World
+from worldsim_jax.train import loop
+from worldsim_jax.train import stages as stage_lib
+from worldsim_jax.train import state as train_state
+
+STREAMING = ('rollout', 'start', 'stream', 'decode')
+
+
+class Program(NamedTuple):
+  """A jitted function and the shapes that it is called with.
+
+  Attributes:
+    name: see the module docstring.
+    fn: jitted.
+    args: ShapeDtypeStructs with shardings.
+    counted: the same, in products that `flops.count` sees.
+    rates: how often what only the run decides is done.
+    frames: pixel frames that it makes; 0 for a training step.
+  """
+  name: str
+  fn: Callable[..., Any]
+  args: tuple[Any, ...]
+  counted: Callable[..., Any]
+  rates: flops.Rates = flops.Rates()
+  frames: int = 0
+
+  def flops(self) -> float:
+    """Of all devices together, recomputation included."""
+    plain = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.args)
+    return flops.count(self.counted, *plain, rates=self.rates)
+
+
+def names(config) -> tuple[str, ...]:
+  """Of all programs of a config."""
+  return (*config.stages, *STREAMING)
+
+
+def make(name: str, config, mesh) -> Program:
+  """One of `names`; to be called, lowered and compiled under the mesh.
+
+  Raises:
+    UserError: if the config has no such program.
+  """
+  if name in config.stages:
+    return _train_step(name, config, mesh)
+  if name not in STREAMING:
+    raise UserError(f'--programs={name} is not one of '
+                    f'{", ".join(names(config))}.')
+  return {'rollout': _rollout, 'start': _start, 'stream': _stream,
+          'decode': _decode}[name](config, mesh)
+
+
+def _train_step(name, config, mesh) -> Program:
+  stage = stage_of(name, config)
+  trained = _trained(config)
+  state = meshes.abstract(mesh, loop.abstract_state(stage, trained))
+  frozen = meshes.abstract(mesh, jax.eval_shape(stage.frozen, trained))
+  counted = stage_of(name, counted_config(config))
+  step = lambda stage: train_state.make_train_step(stage.updates, config.seed)
+  return Program(
+      name, step(stage), (state, frozen, _split(mesh, batch(name, config))),
+      step(counted), stage.rates)
+
+
+def stage_of(name, config):
+  """A stage without data."""
+  inputs = stage_lib.Inputs(config, lambda stage: None, films=tuple)
+  return stage_lib.make(name, inputs)
+
+
+def counted_config(config):
+  """With attention written out in products that can be counted."""
+  counted = config.copy_and_resolve_references()
+  counted.model.attention = 'xla'
+  return counted
+
+
+def _trained(config):
+  """Shapes of the networks of all stages, by stage name."""
+  trained = {}
+  for name in config.stages:
+    stage = stage_of(name, config)
+    trained[name] = jax.eval_shape(stage.init, trained)[name]
+  return trained
+
+
+def batch(name: str, config):
+  """Shapes of a stage's batch, of all hosts together."""
+  stage, struct = config[name], jax.ShapeDtypeStruct
+  leading = (stage.batch_size, stage.clip_frames)
+  if stage.paradigm == 'tokenizer':
+    size = (config.data.height, config.data.width, 3)
+    return {'rgb': struct((*leading, *size), jnp.uint8),
+            'actions': struct((*leading, build.NUM_ACTIONS), jnp.float32)}
+  model = build.transformer(build.for_network(config, name))
+  shapes = {'latents': (*leading, *build.latent_size(config),
+                        model.latent_channels)}
+  if model.action_dim:
+    shapes['actions'] = (*leading, model.action_dim)
+  if model.text_dim:
+    shapes['text'] = (stage.batch_size, config.text.length, model.text_dim)
+  return {name: struct(shape, jnp.float32) for name, shape in shapes.items()}
+
+
+def _rollout(config, mesh) -> Program:
+  name = config.stages[-1]
+  stage, given = config[name], config.student.context_frames
+
+  def make_fn(config):
+    own = build.student(config)
+    generate = self_forcing.make_generator(
+        build.velocity_fn(build.transformer(own)),
+        lambda batch: build.new_cache(own, batch, stage.clip_frames),
+        _world(config).sampling, context_frames=given)
+    return jax.jit(lambda params, batch, key: generate(
+        params, batch, jax.random.wrap_key_data(key))[0])
+
+  key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+  args = (meshes.abstract(mesh, _world(config).params),
+          _split(mesh, batch(name, config)), _whole(mesh, key))
+  steps = (len(config.student.timesteps) - 1) / 2
+  new = build.tiny_vae(config).time_stride * (stage.clip_frames - given)
+  return Program('rollout', make_fn(config), args,
+                 make_fn(counted_config(config)),
+                 flops.Rates(while_trips=steps), new * stage.batch_size)
+
+
+def _start(config, mesh) -> Program:
+  world = _world(config)
+  inputs = export.example_inputs(world, batch=1)
+  args = (meshes.abstract(mesh, inputs[0]), *_whole(mesh, inputs[1:]))
+  return Program('start', jax.jit(world.start), args,
+                 jax.jit(_world(counted_config(config)).start))
+
+
+def _stream(config, mesh) -> Program:
+  world = _world(config)
+  inputs = export.example_inputs(world, batch=1)
+  session = jax.eval_shape(world.start, *inputs)
+  actions = jax.ShapeDtypeStruct(
+      (1, world.frames_per_step, build.NUM_ACTIONS), jnp.float32)
+  args = (meshes.abstract(mesh, inputs[0]), _session(mesh, session),
+          _whole(mesh, actions))
+  # A stream never leaves before the last step.
+  rates = flops.Rates(while_trips=len(config.student.timesteps) - 1)
+  return Program('stream', jax.jit(world.advance, donate_argnums=1), args,
+                 jax.jit(_world(counted_config(config)).advance), rates,
+                 world.frames_per_step)
+
+
+def _decode(config, mesh) -> Program:
+  world = _world(config)
+  variables = export.example_inputs(world, batch=1)[0]
+  session = jax.eval_shape(world.start, *export.example_inputs(world, 1))
+  latents = jax.ShapeDtypeStruct(
+      (1, config.student.chunk, *session.video.last_frame.shape[1:]),
+      jnp.float32)
+  fn = jax.jit(functools.partial(world.vae.apply, method='decode'))
+  args = (meshes.abstract(mesh, variables['vae']),
+          *_whole(mesh, (latents, session.decoder)))
+  return Program('decode', fn, args, fn, frames=world.frames_per_step)
+
+
+def _world(config) -> World:
+  """A world of shapes."""
+  shapes = jax.eval_shape(lambda: files.initial_variables(config))
+  return World(config, shapes['student'], shapes['vae'], ())
+
+
+def _session(mesh, session):
+  """The cache lies as `layout` says, everything else is small and copied."""
+  whole = _whole(mesh, session)
+  cache = session.video.cache
+  with jax.set_mesh(mesh):
+    sharding = NamedSharding(mesh, layout.cache_spec(cache.k.shape))
+  k, v = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+          for x in (cache.k, cache.v))
+  return whole.replace(video=whole.video.replace(
+      cache=whole.video.cache.replace(k=k, v=v)))
+
+
+def _split(mesh, tree):
+  """Along the first axis, as `mesh.place_batch` does."""
+  return _with_spec(mesh, tree, meshes.batch_spec())
+
+
+def _whole(mesh, tree):
+  return _with_spec(mesh, tree, PartitionSpec())
+
+
+def _with_spec(mesh, tree, spec):
+  sharding = NamedSharding(mesh, spec)
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
