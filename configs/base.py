@@ -32,7 +32,8 @@ def get_config() -> ConfigDict:
   config.text = ConfigDict(dict(encoder='null', dim=0, length=0))
   config.student = ConfigDict(dict(
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
-      window=4, sink=2, relative_positions=True, context_sigma=0.))
+      window=4, sink=2, relative_positions=True, context_sigma=0.,
+      weights_dtype='float32'))  # of the network that streams
   config.tokenizer = stage('tokenizer', power=2., edge_weight=0.,
                            latent_noise=0.05)
   config.teacher = stage('full_sequence', max_context_frames=4, **DENOISER)

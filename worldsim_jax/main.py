@@ -4,6 +4,7 @@
 """
 
 import logging as standard_logging
+import sys
 
 from absl import flags
 from absl import logging
@@ -13,7 +14,7 @@ from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
 
 _MODE = flags.DEFINE_string(
-    'mode', 'train', 'train, evaluate, sample, export or record.')
+    'mode', 'train', 'train, evaluate, sample, export, record or fit.')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of a run.')
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,6 +34,14 @@ _PROMPT = flags.DEFINE_string(
 _STAGE = flags.DEFINE_string(
     'stage', '', 'sample and export: the stage whose newest checkpoint to use; '
     'default: the finished world, or the latest stage that can stream.')
+_TOPOLOGY = flags.DEFINE_string(
+    'topology', None, 'fit: what to compile for, such as v5p:4x4x4, v6e:2x2, '
+    'h100:8 or cpu:8.')
+_PROGRAMS = flags.DEFINE_list(
+    'programs', [], 'fit: which; stages, rollout, start, stream, decode; '
+    'default: all.')
+_SEARCH = flags.DEFINE_bool(
+    'search', False, 'fit: look for a mesh that fits, if the config\'s does not.')
 _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 
@@ -71,13 +80,22 @@ def _record():
   print(f'recorded; train on it with --config.data.records={directory}')
 
 
+def _fit():
+  from worldsim_jax.parallel import topologies
+  topologies.use_no_accelerator()
+  from worldsim_jax.train import fit
+  if not fit.fit(_needed(_CONFIG), _needed(_TOPOLOGY), _PROGRAMS.value,
+                 command_line.value(_WORKDIR), _SEARCH.value):
+    sys.exit(1)
+
+
 def _world(source):
   from worldsim_jax.train import assemble
   return assemble.load(source, _STAGE.value)
 
 
 MODES = {'train': _train, 'evaluate': _evaluate, 'sample': _sample,
-         'export': _export, 'record': _record}
+         'export': _export, 'record': _record, 'fit': _fit}
 
 
 def _needed(flag):

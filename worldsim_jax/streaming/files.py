@@ -96,14 +96,16 @@ def load(path, with_student: bool = True) -> World:
 
 
 def initial_variables(config):
-  """Untrained variables of a world, for their shapes."""
+  """Untrained variables of a world, for their shapes and dtypes."""
   own = build.student(config)
   model, vae = build.transformer(own), build.tiny_vae(config)
   size = (config.data.height, config.data.width)
   video = np.zeros((1, 1, *size, 3), np.float32)
   key = jax.random.key(0)
+  weights_dtype = config.student.get('weights_dtype', 'float32')
+  student = model.init(key, *build.example_inputs(own))['params']
   return {
-      'student': model.init(key, *build.example_inputs(own))['params'],
+      'student': jax.tree.map(lambda x: x.astype(weights_dtype), student),
       'vae': vae.init(key, video)}
 
 

@@ -62,7 +62,7 @@ def names(config) -> tuple[str, ...]:
 
 
 def make(name: str, config, mesh) -> Program:
-  """One of `names`; to be called, lowered and compiled under the mesh.
+  """One of `names`; to be lowered under the mesh, and made outside of it.
 
   Raises:
     UserError: if the config has no such program.

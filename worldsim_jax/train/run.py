@@ -142,8 +142,8 @@ def fingerprint(config, stage: str) -> dict:
   flat = {'seed': config.seed}
   for part in parts:
     flat |= flatten(config[part].to_dict(), f'{part}.')
-  for machine_dependent in ('data.dir', 'data.num_workers'):
-    flat.pop(machine_dependent, None)
+  for irrelevant in ('data.dir', 'data.num_workers', 'student.weights_dtype'):
+    flat.pop(irrelevant, None)
   return flat
 
 

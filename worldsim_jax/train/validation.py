@@ -19,6 +19,7 @@ from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import stages
 
+OFFLOADABLE = ('opt_state', 'ema')
 FROZEN_DTYPES = ('float32', 'bfloat16')
 # What is counted, and so must be there at least once.
 _STAGE_COUNTS = ('num_steps', 'batch_size', 'accumulate', 'clip_frames',
@@ -31,7 +32,7 @@ def check_run(config):
   worlds.check_config(config.data)
   check(config)
   _check_order(config)
-  _check_mesh(config)
+  check_mesh(config)
   _check_text(config)
 
 
@@ -68,13 +69,7 @@ def _check_stages(config):
       raise UserError(
           f'config.{name}.frozen_dtype={stage.frozen_dtype!r} is not one of '
           f'{FROZEN_DTYPES}.')
-    for key in ('start_from', 'teacher'):
-      needed = stage.get(key)
-      # Other paradigms may start from nothing.
-      if (needed or stage.paradigm == 'self_forcing') and needed not in models:
-        raise UserError(
-            f'config.{name}.{key}={needed!r} is not a model among the stages '
-            f'before it, {tuple(models)} (config.stages).')
+    _check_networks(name, stage, models)
     for key in ('weight', 'critic_weight'):
       if stage.get(key, 'none') not in objective.WEIGHTS:
         raise UserError(f'config.{name}.{key}={stage[key]!r} is not one of '
@@ -82,6 +77,28 @@ def _check_stages(config):
     _check_optimizers(name, stage)
     if stage.paradigm != 'tokenizer':
       models.append(name)
+
+
+def _check_networks(name, stage, models):
+  """What a stage starts from, and what it adds to config.model."""
+  critic = stage.get('critic', {}).get('start_from')
+  for key, needed in (('start_from', stage.get('start_from')),
+                      ('teacher', stage.get('teacher')),
+                      ('critic.start_from', critic)):
+    # Other paradigms may start from nothing, a critic from the teacher.
+    is_needed = stage.paradigm == 'self_forcing' and 'critic' not in key
+    if (needed or is_needed) and needed not in models:
+      raise UserError(
+          f'config.{name}.{key}={needed!r} is not a model among the stages '
+          f'before it, {tuple(models)} (config.stages).')
+  if stage.get('start_from') and stage.get('model'):
+    raise UserError(
+        f'config.{name}.model={stage.model.to_dict()} cannot be: it starts '
+        f'from {stage.start_from!r}, whose network it has.')
+  unknown = set(stage.get('offload', ())) - set(OFFLOADABLE)
+  if unknown:
+    raise UserError(f'config.{name}.offload: {sorted(unknown)[0]!r} is not one '
+                    f'of {OFFLOADABLE}.')
 
 
 def _check_counts(where, settings, keys):
@@ -102,17 +119,28 @@ def _check_optimizers(name, stage):
 
 
 def _check_models(config):
-  model = config.model
   build.latent_size(config)
-  if model.dim % model.num_heads:
-    raise UserError(f'config.model.dim={model.dim} must be a multiple of '
-                    f'config.model.num_heads={model.num_heads}.')
+  for name in config.stages:
+    if config[name].paradigm != 'tokenizer':
+      _check_model(build.for_network(config, name))
   # All that the modules themselves check.
   try:
     jax.eval_shape(lambda: files.initial_variables(config))
-    jax.eval_shape(lambda: build.new_cache(config, batch=1))
+    jax.eval_shape(lambda: build.new_cache(build.student(config), batch=1))
   except TypeError as e:
     raise UserError(f'config.model or config.vae: {e}') from e
+
+
+def _check_model(config):
+  model = config.model
+  if model.dim % model.num_heads:
+    raise UserError(f'config.model.dim={model.dim} must be a multiple of '
+                    f'config.model.num_heads={model.num_heads}.')
+  try:
+    jax.eval_shape(lambda: build.transformer(config).init(
+        jax.random.key(0), *build.example_inputs(config)))
+  except TypeError as e:
+    raise UserError(f'config.model: {e}') from e
 
 
 def _check_student(config):
@@ -204,9 +232,9 @@ def _check_text(config):
         f'for config.text.encoder={text.encoder!r}.')
 
 
-def _check_mesh(config):
+def check_mesh(config, devices=None):
   """Whether batches and tokens can be split as config.mesh wants."""
-  mesh = meshes.make_mesh(config.mesh)
+  mesh = meshes.make_mesh(config.mesh, devices)
   parts = math.prod(mesh.shape[axis] for axis in layout.BATCH)
   for name in config.stages:
     stage = config[name]

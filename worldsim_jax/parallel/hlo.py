@@ -1,0 +1,330 @@
+"""What a compiled program does, read from XLA's text of it.
+
+XLA's own cost analysis sees a loop's body once, and the collectives not at all.
+Here every instruction counts as often as it runs: the text is a call graph of
+computations, loops are multiplied by their trip counts, and of a condition the
+costliest branch is taken. Loops whose length only the run decides, and
+conditions, count as `flops.Rates` says.
+
+Bytes of memory are those that the instructions outside of fusions read and
+write in the device's memory (TPU values that live in VMEM, marked S(1), cost
+none); a fusion that reads or updates a slice of an array touches the slice. A
+kernel counts its arguments once, however often it reads them.
+
+A collective among n devices moves, per device,
+
+  all-gather, reduce-scatter, all-to-all   (n - 1) / n of the whole array
+  all-reduce                               twice that
+  collective-permute                       the array
+
+which is what the best algorithms on a ring or a torus need.
+"""
+
+import collections
+import functools
+import re
+from typing import NamedTuple
+
+from worldsim_jax.parallel import flops
+
+COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
+               'collective-permute')
+_SIZES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 's8': 1, 'u8': 1, 'f8e4m3fn': 1,
+          'f8e5m2': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4,
+          'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8,
+          'c128': 16}
+_ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?')
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
+_OPCODE = re.compile(r'\s*([\w\-]+)\(')
+_NAME = re.compile(r'%([\w.\-]+)')
+# They move nothing by themselves.
+_FREE = frozenset({
+    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
+    'conditional', 'call', 'after-all', 'partition-id', 'replica-id',
+    'opt-barrier', 'iota', 'async-start', 'async-update', 'async-done',
+    'custom-call-done'})
+
+
+class Moved(NamedTuple):
+  """Collectives of one kind, per device and run.
+
+  Attributes:
+    count: how many are run.
+    bytes: that a device sends, see the module docstring.
+    widest: the most devices that one of them joins.
+  """
+  count: float
+  bytes: float
+  widest: int
+
+
+class Costs(NamedTuple):
+  """Of one run of a program, per device.
+
+  Attributes:
+    memory_bytes: read and written.
+    collectives: `Moved` by kind.
+    dcn_bytes: the part of the collectives' bytes that leaves a slice.
+  """
+  memory_bytes: float
+  collectives: dict[str, Moved]
+  dcn_bytes: float
+
+
+class _Instruction(NamedTuple):
+  name: str
+  type: str
+  opcode: str
+  operands: tuple[str, ...]
+  attributes: str
+  is_root: bool
+
+
+def costs(text: str, rates: flops.Rates = flops.Rates(),
+          devices_per_slice: int | None = None) -> Costs:
+  """Reads `compiled.as_text()`.
+
+  Args:
+    text: of a scheduled module.
+    rates: of what only the run decides.
+    devices_per_slice: collectives between devices whose numbers differ by a
+      multiple of it leave the slice; None for a single slice.
+  """
+  module = _Module(text, rates, devices_per_slice)
+  memory, moved, dcn = module.total(module.entry)
+  return Costs(memory, dict(sorted(moved.items())), dcn)
+
+
+class _Module:
+  """The computations by name, and their costs."""
+
+  def __init__(self, text, rates, devices_per_slice):
+    self._rates, self._slice = rates, devices_per_slice
+    self.computations, self.entry = _parse(text)
+    self._types = {name: {i.name: i.type for i in instructions}
+                   for name, instructions in self.computations.items()}
+    self.total = functools.cache(self._total)
+
+  def _total(self, name):
+    """(memory bytes, Moved by kind, DCN bytes) of one run of a computation."""
+    memory, dcn = 0., 0.
+    moved = collections.defaultdict(lambda: Moved(0., 0., 0))
+
+    def add(other, times, with_memory=True):
+      nonlocal memory, dcn
+      memory += times * other[0] * with_memory
+      dcn += times * other[2]
+      for kind, m in other[1].items():
+        have = moved[kind]
+        moved[kind] = Moved(have.count + times * m.count,
+                            have.bytes + times * m.bytes,
+                            max(have.widest, m.widest))
+
+    for instruction in self.computations[name]:
+      opcode = instruction.opcode
+      called = self._called(instruction)
+      if opcode == 'while':
+        add(self.total(called['body']), self._trips(called['condition']))
+      elif opcode == 'conditional':
+        add(max(map(self.total, called['branches']), key=lambda c: c[0]),
+            self._rates.cond)
+      elif opcode == 'fusion':
+        # Inside are collectives that overlap with its computation.
+        add(self.total(called['calls']), 1, with_memory=False)
+      elif 'calls' in called or 'to_apply' in called and opcode == 'call':
+        add(self.total(called.get('calls') or called['to_apply']), 1)
+      kind = opcode.removesuffix('-start')
+      if kind in COLLECTIVES and not opcode.endswith('-done'):
+        bytes_sent, group, leaves = self._sent(kind, instruction)
+        add((0., {kind: Moved(1., bytes_sent, group)},
+             bytes_sent * leaves), 1)
+      if opcode not in _FREE and not opcode.endswith('-done'):
+        memory += self._touched(name, instruction)
+    return memory, dict(moved), dcn
+
+  def _called(self, instruction):
+    """The computations that an instruction names, by role."""
+    found = {}
+    for role in ('body', 'condition', 'calls', 'to_apply'):
+      match = re.search(rf'\b{role}=%?([\w.\-]+)', instruction.attributes)
+      if match and match[1] in self.computations:
+        found[role] = match[1]
+    match = re.search(r'branch_computations=\{([^}]*)\}',
+                      instruction.attributes)
+    branches = _NAME.findall(match[1]) if match else re.findall(
+        r'(?:true|false)_computation=%?([\w.\-]+)', instruction.attributes)
+    if branches:
+      found['branches'] = branches
+    return found
+
+  def _trips(self, condition: str) -> float:
+    """Of a loop: i < constant, from 0, as JAX's scans are; else by the rates."""
+    constants = {
+        i.name: re.search(r'constant\((-?\d+)\)', f'constant({i.attributes}')
+        for i in self.computations[condition] if i.opcode == 'constant'}
+    for i in self.computations[condition]:
+      if i.opcode in ('compare', 'fusion') and i.is_root:
+        limits = [constants[o] for o in i.operands if constants.get(o)]
+        if limits:
+          return float(limits[0][1])
+    return self._rates.while_trips
+
+  def _sent(self, kind, instruction):
+    """(bytes that a device sends, devices in a group, whether over the DCN)."""
+    groups = _groups(instruction.attributes)
+    group = len(groups[0]) if groups else 1
+    # A start's result holds its operands, too: the larger is the whole array.
+    arrays = [size for size, _ in _arrays(instruction.type)]
+    whole = max(arrays, default=0.)
+    if kind == 'all-to-all':
+      whole = sum(arrays) / (2 if instruction.opcode.endswith('start') else 1)
+    if kind == 'reduce-scatter' and not instruction.opcode.endswith('start'):
+      whole *= group
+    if kind == 'collective-permute':
+      groups, group = _pairs(instruction.attributes), 2
+      sent = whole
+    else:
+      sent = whole * (group - 1) / group * (2 if kind == 'all-reduce' else 1)
+    leaves = self._slice is not None and any(
+        len({device // self._slice for device in g}) > 1 for g in groups)
+    return sent, group, leaves
+
+  def _touched(self, computation, instruction) -> float:
+    """Bytes of device memory that an instruction reads and writes."""
+    types = self._types[computation]
+    reads = [types.get(o, '') for o in instruction.operands]
+    if instruction.opcode == 'fusion':
+      inside = re.search(r'calls=%?([\w.\-]+)', instruction.attributes)
+      if inside and inside[1] in self.computations:
+        return self._fusion(inside[1], reads, instruction.type)
+    if instruction.opcode.endswith('-start'):  # (destination, source, ...)
+      return _device_bytes(instruction.type)
+    if instruction.opcode in ('dynamic-slice', 'gather', 'slice'):
+      return 2 * _device_bytes(instruction.type)
+    if instruction.opcode == 'dynamic-update-slice':
+      return 2 * _device_bytes(reads[1] if len(reads) > 1 else '')
+    return _device_bytes(instruction.type) + sum(map(_device_bytes, reads))
+
+  def _fusion(self, name, reads, result) -> float:
+    """Of a parameter that is only sliced, the slices; of an update, its size."""
+    instructions = self.computations[name]
+    users = collections.defaultdict(list)
+    for i in instructions:
+      for position, operand in enumerate(i.operands):
+        users[operand].append((position, i))
+    types = self._types[name]
+    total, updated = 0., 0.
+    for i in instructions:
+      if i.opcode == 'dynamic-update-slice' and len(i.operands) > 1:
+        updated += _device_bytes(i.type)
+        total += _plain_bytes(types.get(i.operands[1], ''))
+      if i.opcode != 'parameter':
+        continue
+      number = int(re.match(r'(\d+)', i.attributes)[1])
+      whole = _device_bytes(reads[number]) if number < len(reads) else 0.
+      if whole and all(u.opcode == 'dynamic-slice' and p == 0
+                       for p, u in users[i.name]):
+        whole = min(whole, sum(_plain_bytes(u.type) for _, u in users[i.name]))
+      elif whole and all(u.opcode == 'dynamic-update-slice' and p == 0
+                         for p, u in users[i.name]):
+        whole = 0.  # Written in place.
+      total += whole
+    return total + max(_device_bytes(result) - updated, 0.)
+
+
+def _parse(text):
+  """{name: instructions} and the name of the entry."""
+  computations, entry, current = {}, None, None
+  for line in text.splitlines():
+    header = _HEADER.match(line)
+    if header and ' = ' not in line.split('(', 1)[0]:
+      current = computations.setdefault(header[2], [])
+      entry = header[2] if header[1] else entry
+    elif line.startswith('}'):
+      current = None
+    elif current is not None and ' = ' in line:
+      instruction = _instruction(line)
+      if instruction:
+        current.append(instruction)
+  return computations, entry
+
+
+def _instruction(line) -> _Instruction | None:
+  left, right = line.split(' = ', 1)
+  end = _end_of_type(right)
+  match = _OPCODE.match(right, end)
+  if not match:
+    return None
+  close = _closing(right, match.end() - 1)
+  inside, rest = right[match.end():close], right[close + 1:]
+  if match[1] in ('parameter', 'constant'):
+    operands, rest = (), inside + ')' + rest
+  else:
+    operands = tuple(_NAME.findall(inside))
+  return _Instruction(left.replace('ROOT', '').strip(' %'), right[:end],
+                      match[1], operands, rest, 'ROOT' in left)
+
+
+def _end_of_type(text) -> int:
+  return _closing(text, 0) + 1 if text.startswith('(') else text.index(' ')
+
+
+def _closing(text, start) -> int:
+  """Where the parenthesis that opens at `start` closes."""
+  depth = 0
+  for i in range(start, len(text)):
+    depth += (text[i] == '(') - (text[i] == ')')
+    if not depth:
+      return i
+  return len(text)
+
+
+def _arrays(type_text):
+  """(bytes, whether in device memory) of every array of a type."""
+  for dtype, shape, layout in _ARRAY.findall(type_text):
+    size = _SIZES.get(dtype, 0)
+    for dimension in filter(None, shape.split(',')):
+      size *= int(dimension)
+    yield float(size), 'S(' not in layout
+
+
+def _device_bytes(type_text) -> float:
+  return sum(size for size, in_memory in _arrays(type_text) if in_memory)
+
+
+def _plain_bytes(type_text) -> float:
+  return sum(size for size, _ in _arrays(type_text))
+
+
+def _groups(attributes) -> list[list[int]]:
+  """The devices of each replica group, from either of XLA's notations."""
+  match = re.search(r'replica_groups=\{(\{[\d,{} ]*\})\}', attributes)
+  if match:
+    return [[int(d) for d in g.split(',') if d.strip()]
+            for g in re.findall(r'\{([\d, ]*)\}', match[1])]
+  match = re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\]'
+                    r'(?:T\(([\d,]+)\))?', attributes)
+  if not match:
+    return []
+  return _iota_groups(int(match[1]), int(match[2]),
+                      [int(d) for d in match[3].split(',')],
+                      [int(d) for d in (match[4] or '').split(',') if d])
+
+
+def _iota_groups(rows, columns, dims, transpose):
+  """[rows,columns]<=[dims]T(transpose): an arange, transposed and reshaped."""
+  total = rows * columns
+  strides = [1] * len(dims)
+  for i in range(len(dims) - 2, -1, -1):
+    strides[i] = strides[i + 1] * dims[i + 1]
+  order = transpose or list(range(len(dims)))
+  flat = [0]
+  for axis in order:
+    flat = [f + strides[axis] * k for f in flat for k in range(dims[axis])]
+  return [flat[i:i + columns] for i in range(0, total, columns)]
+
+
+def _pairs(attributes) -> list[list[int]]:
+  match = re.search(r'source_target_pairs=\{(\{[\d,{} ]*\})\}', attributes)
+  return [[int(d) for d in g.split(',')]
+          for g in re.findall(r'\{(\d+,\d+)\}', match[1])] if match else []
