@@ -70,11 +70,21 @@ class KVCache:
           'write them chunk by chunk.')
     position = self.length + jnp.arange(num_new)
     slot = self._slot(position)
-    write = lambda old, new: layout.constrain_cache(
-        old.at[:, :, slot].set(new.astype(old.dtype)))
+
+    def write(all_slots, new, axis):
+      # Frame by frame, in place. A scatter would be one line, but the TPU
+      # compiler dies of this one between devices (libtpu 0.0.42.1).
+      new = new.astype(all_slots.dtype)
+      for i in range(num_new):
+        all_slots = jax.lax.dynamic_update_slice_in_dim(
+            all_slots, jax.lax.slice_in_dim(new, i, i + 1, axis=axis), slot[i],
+            axis)
+      return all_slots
+
+    write_frames = lambda old, new: layout.constrain_cache(write(old, new, 2))
     return self.replace(
-        k=write(self.k, new.k), v=write(self.v, new.v),
-        position=self.position.at[slot].set(position),
+        k=write_frames(self.k, new.k), v=write_frames(self.v, new.v),
+        position=write(self.position, position, 0),
         length=self.length + num_new)
 
   def mask(self) -> jax.Array:

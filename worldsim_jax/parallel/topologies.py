@@ -19,10 +19,11 @@ from jax.experimental import topologies
 from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import chips
 
-# libtpu would otherwise look for the TPU of this machine.
+# libtpu would otherwise look for the TPU of this machine, and lock it.
 _TPU_ENVIRONMENT = {
     'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
-    'TPU_WORKER_ID': '0', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4'}
+    'TPU_WORKER_ID': '0', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 _CUDA_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
 _GPUS_PER_HOST = 8
 # What XLA must know of a GPU to compile for it: NVIDIA's figures for the H100.
