@@ -180,7 +180,7 @@ class TransformerTest(parameterized.TestCase):
       np.testing.assert_array_equal(gradient[:, F // 2 :], 0)
       self.assertTrue(np.all(gradient[:, : F // 2] != 0))
 
-  @parameterized.parameters('full', 'dots')
+  @parameterized.parameters('full', 'dots', 'attention', 'offload')
   def test_what_is_rematerialised_does_not_change_the_gradient(self, remat):
     kept, recomputed = gradients('none')[0], gradients(remat)[0]
     scale = max(float(abs(x).max()) for x in jax.tree.leaves(kept))

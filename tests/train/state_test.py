@@ -1,5 +1,6 @@
 """The training step: who is updated when, with which draw, and exactly so."""
 
+import dataclasses
 import functools
 
 from absl.testing import absltest
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import state as train_state
 from worldsim_jax.train.state import Update
@@ -218,6 +220,50 @@ class AccumulateTest(absltest.TestCase):
     draws = [jax.random.uniform(jax.random.fold_in(key, i)) for i in range(2)]
     self.assertNotEqual(*draws)
     np.testing.assert_allclose(metrics['draw'], np.mean(draws), rtol=1e-6)
+
+
+class OffloadTest(absltest.TestCase):
+
+  def test_what_stays_with_the_host_is_trained_bit_for_bit_the_same(self):
+    mesh = meshes.make_mesh({'fsdp': 2}, jax.devices()[:2])
+    kinds, found = [], []
+    for offload in ((), ('opt_state', 'ema')):
+      updates = tuple(
+          dataclasses.replace(u, offload=offload, ema=0.75) for u in UPDATES)
+      host = train_state.host_paths(updates)
+      with jax.set_mesh(mesh):
+        state = meshes.place(mesh, new_state(updates), host)
+        for step in range(3):
+          state, _ = step_fn(updates, 0)(
+              state, {}, np.full(4, step, np.float32))
+      found.append(jax.tree.map(np.asarray, state))
+      kinds.append({
+          part: {x.sharding.memory_kind
+                 for x in jax.tree.leaves(getattr(state, part)) if x.ndim}
+          for part in ('params', 'opt_state', 'ema')})
+    chex.assert_trees_all_equal(*found)
+    device = jax.devices()[0].default_memory().kind
+    self.assertEqual(
+        kinds, [dict.fromkeys(('params', 'opt_state', 'ema'), {device}),
+                {'params': {device}, 'opt_state': {'pinned_host'},
+                 'ema': {'pinned_host'}}])
+
+  def test_a_checkpoint_goes_back_to_where_the_state_is_kept(self):
+    mesh = meshes.make_mesh({'fsdp': 2}, jax.devices()[:2])
+    updates = tuple(
+        dataclasses.replace(u, offload=('opt_state',)) for u in UPDATES)
+    host = train_state.host_paths(updates)
+    state = meshes.place(mesh, new_state(updates), host)
+    with checkpoints.Checkpoints(
+        self.create_tempdir().full_path, {}) as saved:
+      saved.save(1, state, {})
+      saved.wait()
+      restored, _ = saved.restore(
+          meshes.abstract(mesh, jax.eval_shape(new_state), host))
+    chex.assert_trees_all_equal(restored, state)
+    same = jax.tree.map(
+        lambda x, y: x.sharding == y.sharding, restored, state)
+    self.assertTrue(all(jax.tree.leaves(same)))
 
 
 if __name__ == '__main__':

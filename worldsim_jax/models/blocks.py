@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,7 @@ from worldsim_jax.attention.kv_cache import KeyValues
 from worldsim_jax.parallel import layout
 
 EPSILON = 1e-6
+LAYER_INPUT, ATTENTION_OUTPUT = 'layer_input', 'attention_output'
 _xavier = nn.initializers.xavier_uniform()
 
 
@@ -68,7 +70,9 @@ class SelfAttention(nn.Module):
       past = rope.rotate(cached.k, inputs.cache_angles).astype(keys.dtype)
       keys = jnp.concatenate([past, keys], axis=1)
       values = jnp.concatenate([cached.v.astype(v.dtype), v], axis=1)
-    out = attend(q_roped, keys, values, inputs.mask, self.implementation)
+    out = checkpoint_name(
+        attend(q_roped, keys, values, inputs.mask, self.implementation),
+        ATTENTION_OUTPUT)
     return dense('o')(out.reshape(x_BFNC.shape)), KeyValues(k, v)
 
 
@@ -102,6 +106,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFNC, cached: KeyValues | None, inputs: LayerInputs):
+    x_BFNC = checkpoint_name(x_BFNC, LAYER_INPUT)
     dim = x_BFNC.shape[-1]
     table = self.param('modulation', self._init_modulation, (6, dim))
     shift1, scale1, gate1, shift2, scale2, gate2 = modulation_vectors(

@@ -47,10 +47,19 @@ from worldsim_jax.parallel import layout
 
 PARAMETERIZATIONS = ('velocity', 'residual')
 XAVIER = nn.initializers.xavier_uniform()
+# What the backward pass keeps of a layer, besides its input: everything,
+# nothing, what products with parameters gave, what attention gave; 'offload'
+# keeps nothing and the inputs in the host's memory.
 REMAT_POLICIES = {
     'none': None,
     'full': jax.checkpoint_policies.nothing_saveable,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'attention': jax.checkpoint_policies.save_only_these_names(
+        blocks.ATTENTION_OUTPUT),
+    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[blocks.LAYER_INPUT],
+        offload_src='device', offload_dst='pinned_host'),
 }
 
 
@@ -78,7 +87,7 @@ class VideoTransformer(nn.Module):
     gate_init: mean of the residual gates at initialisation. Wan's is 0, which
       takes thousands of steps to open; 1 suits short trainings.
     dtype: of the matrix products and attention ('float32', 'bfloat16').
-    remat: a key of REMAT_POLICIES: what the backward pass keeps of a layer.
+    remat: a key of REMAT_POLICIES.
     unroll: layers per iteration of the scan; more compiles longer, runs faster.
     attention: implementation, see attention/attend.py.
   """

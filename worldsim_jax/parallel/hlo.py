@@ -22,8 +22,11 @@ which is what the best algorithms on a ring or a torus need.
 
 import collections
 import functools
+import math
 import re
 from typing import NamedTuple
+
+import numpy as np
 
 from worldsim_jax.parallel import flops
 
@@ -297,31 +300,46 @@ def _plain_bytes(type_text) -> float:
 
 
 def _groups(attributes) -> list[list[int]]:
-  """The devices of each replica group, from either of XLA's notations."""
-  match = re.search(r'replica_groups=\{(\{[\d,{} ]*\})\}', attributes)
+  """The devices of each replica group, from any of XLA's three notations."""
+  text = attributes[attributes.find('replica_groups='):]
+  match = re.match(r'replica_groups=\{(\{[\d,{} ]*\})\}', text)
   if match:
     return [[int(d) for d in g.split(',') if d.strip()]
             for g in re.findall(r'\{([\d, ]*)\}', match[1])]
-  match = re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\]'
-                    r'(?:T\(([\d,]+)\))?', attributes)
-  if not match:
-    return []
-  return _iota_groups(int(match[1]), int(match[2]),
-                      [int(d) for d in match[3].split(',')],
-                      [int(d) for d in (match[4] or '').split(',') if d])
+  match = re.match(r'replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)',
+                   text)
+  if match:
+    return _iota(match[3]).reshape(int(match[1]), int(match[2])).tolist()
+  match = re.match(r"replica_groups=mesh\[([^\]]*)\]"
+                   r'(?:, device_ids=\(([^ ]*)\))? \{([^}]*)\}', text)
+  return _mesh_groups(*match.groups()) if match else []
 
 
-def _iota_groups(rows, columns, dims, transpose):
-  """[rows,columns]<=[dims]T(transpose): an arange, transposed and reshaped."""
-  total = rows * columns
-  strides = [1] * len(dims)
-  for i in range(len(dims) - 2, -1, -1):
-    strides[i] = strides[i + 1] * dims[i + 1]
-  order = transpose or list(range(len(dims)))
-  flat = [0]
-  for axis in order:
-    flat = [f + strides[axis] * k for f in flat for k in range(dims[axis])]
-  return [flat[i:i + columns] for i in range(0, total, columns)]
+def _iota(text: str) -> np.ndarray:
+  """'[4,2]T(1,0)': device numbers in this shape, then transposed; flat."""
+  match = re.fullmatch(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
+  dims = [int(d) for d in match[1].split(',')]
+  order = [int(d) for d in match[2].split(',')] if match[2] else range(len(dims))
+  return np.arange(math.prod(dims)).reshape(dims).transpose(*order).ravel()
+
+
+def _mesh_groups(mesh: str, device_ids: str | None, joined: str):
+  """mesh['a'=2,'b'=4] {'b'}: devices that differ in b only; {'b':(2)2}: in the
+  part of b that is two wide, inside of one that is two wide."""
+  sizes, names = [], []
+  parts = {name: (int(before), int(size)) for name, before, size in re.findall(
+      r"'([^']*)':\((\d+)\)(\d+)", joined)}
+  wanted = set(re.findall(r"'([^']*)'", joined))
+  for name, size in re.findall(r"'([^']*)'=(\d+)", mesh):
+    before, own = parts.get(name, (1, int(size)))
+    sizes += [before, own, int(size) // (before * own)]
+    names += ['', name, '']
+  total = math.prod(sizes)
+  ids = _iota(device_ids) if device_ids else np.arange(total)
+  inner = [i for i, name in enumerate(names) if name in wanted]
+  outer = [i for i in range(len(names)) if i not in inner]
+  grid = ids.reshape(sizes).transpose(*outer, *inner)
+  return grid.reshape(-1, math.prod(sizes[i] for i in inner)).tolist()
 
 
 def _pairs(attributes) -> list[list[int]]:

@@ -77,25 +77,39 @@ def dividing(size: int, axes, sizes: dict[str, int]):
   return tuple(chosen) if len(chosen) > 1 else chosen[0] if chosen else None
 
 
-def shardings(mesh, tree):
-  """A NamedSharding for every leaf of a tree of parameters and their states."""
+def shardings(mesh, tree, host=()):
+  """A NamedSharding for every leaf of a tree of parameters and their states.
+
+  Args:
+    mesh: of devices.
+    tree: of arrays or shapes.
+    host: beginnings of the paths of what is kept in the host's memory.
+  """
   sizes = dict(mesh.shape)
 
   def of_leaf(path, x):
+    name = _join(path)
+    kind = 'pinned_host' if _is_on_host(name, x, host) else None
     return NamedSharding(
-        mesh, parameter_spec(_join(path), x.shape, sizes))
+        mesh, parameter_spec(name, x.shape, sizes), memory_kind=kind)
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
-def constrain(tree):
-  """Keeps parameters, gradients or states where the rules say; for jit."""
+def constrain(tree, host=()):
+  """Keeps parameters, gradients or states where the rules say; for jit.
+
+  What is in the host's memory is left as it is.
+  """
   sizes = ambient_sizes()
   if math.prod(sizes.values()) == 1:
     return tree
 
   def of_leaf(path, x):
-    spec = parameter_spec(_join(path), x.shape, sizes)
+    name = _join(path)
+    if _is_on_host(name, x, host):
+      return x
+    spec = parameter_spec(name, x.shape, sizes)
     return jax.lax.with_sharding_constraint(x, spec)
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)
@@ -159,6 +173,10 @@ def constrain_cache(x_LBSNHD):
   if math.prod(ambient_sizes().values()) == 1:
     return x_LBSNHD
   return jax.lax.with_sharding_constraint(x_LBSNHD, cache_spec(x_LBSNHD.shape))
+
+
+def _is_on_host(name: str, x, host) -> bool:
+  return bool(x.ndim and host and name.startswith(tuple(host)))
 
 
 def _join(path) -> str:

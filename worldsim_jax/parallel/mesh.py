@@ -93,16 +93,25 @@ def batch_spec() -> PartitionSpec:
   return PartitionSpec(layout.BATCH)
 
 
-def abstract(mesh, tree):
-  """Shapes and layouts of a tree, for a checkpoint to restore to."""
+def abstract(mesh, tree, host=()):
+  """Shapes and layouts of a tree, for a checkpoint to restore to.
+
+  As `place`.
+  """
   return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree, layout.shardings(mesh, tree))
+      tree, layout.shardings(mesh, tree, host))
 
 
-def place(mesh, tree):
-  """Puts parameters, or what belongs to them, where the rules say."""
-  return jax.device_put(tree, layout.shardings(mesh, tree))
+def place(mesh, tree, host=()):
+  """Puts parameters, or what belongs to them, where the rules say.
+
+  Args:
+    mesh: of devices.
+    tree: of arrays.
+    host: see `layout.shardings`.
+  """
+  return jax.device_put(tree, layout.shardings(mesh, tree, host))
 
 
 def replicate(mesh, tree):

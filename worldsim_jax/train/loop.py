@@ -83,14 +83,15 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
 
     # --- state and data, from the newest checkpoint or from nothing
     batches = stage.batches()
+    host = train_state.host_paths(stage.updates)
     restored = saved.restore(
-        meshes.abstract(mesh, abstract_state(stage, trained)))
+        meshes.abstract(mesh, abstract_state(stage, trained), host))
     if restored is None:
       state = initial_state(stage, trained)
     else:
       state, iterator_state = restored
       batches.set_state(iterator_state)
-    state = meshes.place(mesh, state)
+    state = meshes.place(mesh, state, host)
     first = int(state.step)
     frozen = jax.jit(_laid_out(stage.frozen))(trained)
     logger = metrics_lib.MetricLogger(

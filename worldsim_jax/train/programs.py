@@ -79,7 +79,8 @@ def make(name: str, config, mesh) -> Program:
 def _train_step(name, config, mesh) -> Program:
   stage = stage_of(name, config)
   trained = _trained(config)
-  state = meshes.abstract(mesh, loop.abstract_state(stage, trained))
+  state = meshes.abstract(mesh, loop.abstract_state(stage, trained),
+                          train_state.host_paths(stage.updates))
   frozen = meshes.abstract(mesh, jax.eval_shape(stage.frozen, trained))
   counted = stage_of(name, counted_config(config))
   step = lambda stage: train_state.make_train_step(stage.updates, config.seed)

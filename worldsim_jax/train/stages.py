@@ -182,7 +182,7 @@ def _update(network, loss, settings, stage, every: int = 1) -> Update:
   """One network's share of a stage; `settings` are the network's own."""
   optimizer = optimizers.make(settings.optimizer, -(-stage.num_steps // every))
   return Update(network, loss, optimizer, every, settings.ema,
-                settings.ema_start, stage.accumulate)
+                settings.ema_start, stage.accumulate, tuple(stage.offload))
 
 
 def _velocity(config, network: str):

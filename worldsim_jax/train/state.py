@@ -38,6 +38,8 @@ class Update:
     ema_start: updates before it copy the parameters instead.
     accumulate: parts that a batch is computed in, one after the other; the
       gradient is their mean.
+    offload: parts of the state ('opt_state', 'ema') that stay in the host's
+      memory and visit the device when they are updated.
   """
   network: str
   loss: Callable[..., Any]
@@ -46,6 +48,7 @@ class Update:
   ema: float | None = None
   ema_start: int = 0
   accumulate: int = 1
+  offload: tuple[str, ...] = ()
 
 
 @flax.struct.dataclass
@@ -96,9 +99,15 @@ def make_train_step(updates: tuple[Update, ...], seed: int):
       prefix = f'{update.network}/' if len(updates) > 1 else ''
       all_metrics |= {prefix + name: x for name, x in metrics.items()}
     state = state.replace(step=state.step + 1)
-    return layout.constrain(state), all_metrics
+    return layout.constrain(state, host_paths(updates)), all_metrics
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def host_paths(updates: tuple[Update, ...]) -> tuple[str, ...]:
+  """Beginnings of the paths of what is kept in the host's memory."""
+  return tuple(f'{part}/{update.network}/'
+               for update in updates for part in update.offload)
 
 
 def trained_metrics(metrics: dict[str, Any], updates: tuple[Update, ...],
@@ -117,6 +126,7 @@ def purpose_key(seed: int, step, purpose: str) -> jax.Array:
 
 def _apply(update: Update, state: TrainState, frozen, batch, rng):
   name = update.network
+  state = _moved(update, state, jax.memory.Space.Device)
 
   def gradient_of(batch, rng):
     loss = lambda own: update.loss(
@@ -138,8 +148,21 @@ def _apply(update: Update, state: TrainState, frozen, batch, rng):
     ema = jax.tree.map(
         lambda average, new: decay * average + (1 - decay) * new,
         state.ema[name], params)
-    state = state.replace(ema={**state.ema, name: ema})
-  return state, metrics
+    state = state.replace(ema={**state.ema, name: layout.constrain(ema)})
+  return _moved(update, state, jax.memory.Space.Host), metrics
+
+
+def _moved(update: Update, state: TrainState, space) -> TrainState:
+  """With what the update keeps in the host's memory in this one."""
+  def move(x):
+    return jax.device_put(x, space) if x.ndim else x  # Counts stay.
+
+  for part in update.offload:
+    networks = getattr(state, part)
+    if update.network in networks:
+      state = state.replace(**{part: networks | {
+          update.network: jax.tree.map(move, networks[update.network])}})
+  return state
 
 
 def _accumulated(gradient_of, batch, rng, parts: int):
