@@ -47,7 +47,8 @@ run() {
   fi
   mkdir -p runs
   rm -f $code
-  setsid nohup bash launch/on_host.sh main "$@" >>$log 2>&1 </dev/null &
+  set -m  # A process group of its own, for `stop`.
+  nohup bash launch/on_host.sh main "$@" >>$log 2>&1 </dev/null &
   echo $! >$pid
 }
 
@@ -64,7 +65,7 @@ watch() {
 
 stop() {
   if running; then
-    # The session that setsid made: the shell above and all that it started.
+    # The group: the shell above and all that it started.
     run_or_print kill -TERM -- "-$(<$pid)"
   else
     say 'nothing runs here'

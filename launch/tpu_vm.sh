@@ -7,9 +7,9 @@
 # install  copy the last commit to every host and install it there
 # run      start main on every host; the connection may then be lost
 # resume   the same; a preempted request is deleted and made again first
-# watch    follow the log of the first host (WATCH=all: of every host) to the end
+# watch    follow the log of the first host to the end (WATCH=all: of all)
 # stop     let the run save and end; the machines stay
-# fetch    copy a --workdir on the machine's disk to this machine
+# fetch    copy a --workdir that is not on gs:// to this machine
 # delete   delete machines and request, without asking
 # all      create install run watch fetch delete; deletes after a failure too,
 #          but nothing that it did not create, and not while the run may go on
@@ -20,7 +20,9 @@
 # shellcheck source-path=SCRIPTDIR source=verbs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/verbs.sh"
 
-queued() { run_or_print gcloud compute tpus queued-resources "$@" "${where[@]}"; }
+queued() {
+  run_or_print gcloud compute tpus queued-resources "$@" "${where[@]}"
+}
 state() { queued describe "$name" '--format=value(state.state)'; }
 on_hosts() {
   queued ssh "$name" "--node=$1" "--worker=$1" \
@@ -79,7 +81,13 @@ run() {
 }
 
 resume() {
-  if ! $dry_run && [[ $(state) == SUSPEND* ]]; then
+  local now=
+  $dry_run || now=$(state)
+  while [[ $now == SUSPENDING ]]; do
+    sleep "${POLL_SECONDS:-20}"
+    now=$(state)
+  done
+  if [[ $now == SUSPENDED ]]; then
     say "$name was preempted: asking for it again"
     delete
     exists=true

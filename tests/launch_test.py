@@ -286,9 +286,10 @@ class QueuedResourceTest(parameterized.TestCase):
     done, _ = self.play('watch', states='SUSPENDED', WATCH_EXIT='1')
     self.assertEqual(done.returncode, PREEMPTED)
     self.assertIn('resume', done.stderr)
-    _, calls = self.play('resume', *FLAGS, states='SUSPENDED NONE ACTIVE')
-    self.assertEqual(calls, 'describe delete describe create describe scp ssh '
-                     'ssh'.split())
+    _, calls = self.play('resume', *FLAGS, 
+                         states='SUSPENDING SUSPENDED NONE ACTIVE')
+    self.assertEqual(calls, 'describe describe delete describe create describe '
+                     'scp ssh ssh'.split())
 
 
 class OnHostTest(absltest.TestCase):
