@@ -1,62 +1,24 @@
-"""The launchers print the commands that they would run; one is played through.
+"""The launchers print the commands that they would run."""
 
-The clouds themselves are not here: a script stands in for gcloud, and tells
-what states a request goes through. What happens on a host is the real thing.
-"""
-
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests.launch.launchers import AWKWARD
+from tests.launch.launchers import FLAGS
+from tests.launch.launchers import launch
+from tests.launch.launchers import PREEMPTED
+from tests.launch.launchers import printed
+from tests.launch.launchers import ROOT
+
 LAUNCHERS = ('tpu_vm', 'gke', 'skypilot')
-FLAGS = ('--config=a.py', '--workdir=gs://b/c')
-PREEMPTED = 75  # main's exit code
-
-# Takes the next line of $STATES each time it is asked for the state.
-GCLOUD = r"""#!/usr/bin/env bash
-echo "$4" >>"$CALLS"
-case $4 in
-  describe)
-    state=$(sed -n 1p "$STATES")
-    [[ $(wc -l <"$STATES") -lt 2 ]] || sed -i 1d "$STATES"
-    [[ $state != NONE ]] || exit 1
-    echo "$state" ;;
-  ssh)
-    [[ " $* " != *'on_host.sh watch'* ]] || exit "${WATCH_EXIT:-0}"
-    [[ " $* " != *'on_host.sh ended'* ]] || exit "${ENDED_EXIT:-0}" ;;
-esac
-"""
-
-
-def launch(name, *arguments, **environment):
-  """Runs a launcher."""
-  settings = {'PATH': os.defpath, 'ZONE': 'us-east5-b', 'IMAGE': 'r/p/i:1'}
-  return subprocess.run(
-      ['bash', str(ROOT / f'launch/{name}.sh'), *arguments],
-      env=settings | environment,
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-
-
-def printed(name, *arguments, **environment):
-  """The commands of a dry run, as lists of words."""
-  done = launch(name, *arguments, '--dry-run', **environment)
-  if done.returncode:
-    raise AssertionError(done.stderr)
-  return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
 def main_flags(name, *flags, **environment):
@@ -72,6 +34,16 @@ def main_flags(name, *flags, **environment):
 
 
 class DryRunTest(parameterized.TestCase):
+
+  @parameterized.parameters(*LAUNCHERS, 'on_host')
+  def test_shellcheck_finds_nothing(self, name):
+    shellcheck = pathlib.Path(sys.executable).parent / 'shellcheck'
+    if not shellcheck.exists():
+      self.skipTest("pip install '.[test]' brings shellcheck")
+    done = subprocess.run(
+        [shellcheck, '--external-sources', f'launch/{name}.sh'],
+        cwd=ROOT, capture_output=True, text=True, check=False)
+    self.assertEqual(done.returncode, 0, done.stdout)
 
   @parameterized.parameters(
       ('tpu_vm', 'all', 'create describe archive scp ssh ssh ssh delete'),
@@ -102,7 +74,7 @@ class DryRunTest(parameterized.TestCase):
 
   @parameterized.parameters(*LAUNCHERS)
   def test_flags_of_main_arrive_as_they_were_given(self, name):
-    flags = [*FLAGS, "--config.prompt=it's a \"$HOME\" `room`; *", '--x=a\\b']
+    flags = [*FLAGS, AWKWARD]
     self.assertEqual(main_flags(name, *flags), flags)
 
   @parameterized.parameters('tpu_vm', 'gke')
@@ -156,6 +128,18 @@ class DryRunTest(parameterized.TestCase):
     self.assertLen(commands, 1)
     self.assertContainsSubset(
         ['workload', 'delete', '--cluster=theirs'], commands[0])
+
+  def test_the_image_is_built_from_what_the_commit_holds(self):
+    dockerfile = (ROOT / 'launch/Dockerfile').read_text()
+    build = printed('gke', 'install')[1]
+    self.assertIn('--file=launch/Dockerfile', build)
+    self.assertSameElements(
+        re.findall(r'^ARG (\w+)=', dockerfile, re.M),
+        [w.split('=')[1] for w in build if w.startswith('--build-arg=')])
+    for line in re.findall(r'^COPY (.*) \S+$', dockerfile, re.M):
+      for source in line.split():
+        if not source.startswith('--'):
+          self.assertTrue((ROOT / source).exists(), source)
 
   def test_a_managed_job_is_launched_watched_and_cancelled(self):
     commands = printed('skypilot', 'create', 'run', 'watch', 'delete', *FLAGS,
@@ -219,139 +203,6 @@ class DryRunTest(parameterized.TestCase):
       page = re.sub(r'\x1b\[[0-9;]*m', '', page)
       self.assertEmpty([f for f in used if not re.search(rf'{f}\b', page)],
                        verb)
-
-
-class QueuedResourceTest(parameterized.TestCase):
-
-  def play(self, *arguments, states='ACTIVE', **environment):
-    """Runs tpu_vm.sh with a gcloud that goes through these states."""
-    folder = pathlib.Path(self.create_tempdir().full_path)
-    gcloud = folder / 'gcloud'
-    gcloud.write_text(GCLOUD)
-    gcloud.chmod(0o755)
-    (folder / 'states').write_text('\n'.join(states.split()) + '\n')
-    done = launch(
-        'tpu_vm', *arguments, PATH=f'{folder}:{os.defpath}', POLL_SECONDS='0',
-        STATES=str(folder / 'states'), CALLS=str(folder / 'calls'),
-        TMPDIR=str(folder), **environment)
-    return done, (folder / 'calls').read_text().split()
-
-  def test_create_waits_and_says_each_state(self):
-    done, calls = self.play(
-        'create', states='NONE WAITING_FOR_RESOURCES PROVISIONING ACTIVE')
-    self.assertEqual(done.returncode, 0, done.stderr)
-    self.assertEqual(calls, ['describe', 'create', *['describe'] * 3])
-    for state in ('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE'):
-      self.assertIn(f'worldsim is {state} after', done.stderr)
-
-  @parameterized.parameters('FAILED', 'SUSPENDED')
-  def test_a_request_that_ends_otherwise_is_said_and_still_mentioned(
-      self, state):
-    done, _ = self.play('create', states=f'NONE WAITING_FOR_RESOURCES {state}')
-    self.assertEqual(done.returncode, 1)
-    self.assertIn(f'worldsim is {state}', done.stderr)
-    self.assertIn('TPU_NAME=worldsim launch/tpu_vm.sh delete', done.stderr)
-
-  def test_waiting_ends_and_create_again_goes_on_waiting(self):
-    done, calls = self.play(
-        'create', states='WAITING_FOR_RESOURCES', WAIT_MINUTES='0')
-    self.assertEqual(done.returncode, 1)
-    self.assertIn('create again to wait longer', done.stderr)
-    self.assertNotIn('create', calls)
-
-  def test_whoever_does_not_delete_is_told_what_costs_money(self):
-    done, _ = self.play('run', *FLAGS)
-    self.assertIn('launch/tpu_vm.sh delete', done.stderr)
-    done, _ = self.play('run', 'delete', *FLAGS)
-    self.assertNotIn('launch/tpu_vm.sh delete', done.stderr)
-
-  @parameterized.named_parameters(
-      ('a run that succeeded', 0, 0, True),
-      ('a run that failed', 3, 0, True),
-      ('no run that may go on', 255, 1, False),
-  )
-  def test_all_deletes_after(self, watch, ended, deletes):
-    done, calls = self.play('all', *FLAGS, states='NONE ACTIVE',
-                            WATCH_EXIT=str(watch), ENDED_EXIT=str(ended))
-    self.assertEqual(done.returncode, watch)
-    self.assertEqual('delete' in calls, deletes)
-    self.assertEqual('cost money' in done.stderr, not deletes)
-
-  def test_all_does_not_delete_what_was_there_before(self):
-    done, calls = self.play('all', *FLAGS, states='ACTIVE')
-    self.assertNotIn('delete', calls)
-    self.assertIn('cost money', done.stderr)
-
-  def test_a_preempted_request_ends_watch_with_75_and_is_made_again(self):
-    done, _ = self.play('watch', states='SUSPENDED', WATCH_EXIT='1')
-    self.assertEqual(done.returncode, PREEMPTED)
-    self.assertIn('resume', done.stderr)
-    _, calls = self.play('resume', *FLAGS, 
-                         states='SUSPENDING SUSPENDED NONE ACTIVE')
-    self.assertEqual(calls, 'describe describe delete describe create describe '
-                     'scp ssh ssh'.split())
-
-
-class OnHostTest(absltest.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.folder = pathlib.Path(self.create_tempdir().full_path)
-    shutil.copytree(ROOT / 'launch', self.folder / 'launch')
-
-  def prepare(self, program):
-    """Makes `program` what worldsim_jax.main does on this host."""
-    (self.folder / 'worldsim_jax').mkdir()
-    (self.folder / 'worldsim_jax/main.py').write_text(program)
-    python = self.folder / '.venv/bin/python'
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-
-  def on_host(self, *arguments):
-    return subprocess.run(
-        ['bash', str(self.folder / 'launch/on_host.sh'), *arguments],
-        capture_output=True, text=True, check=False, timeout=60)
-
-  def test_a_run_outlives_its_shell_and_watch_returns_its_exit_code(self):
-    self.prepare('import sys, time; print(sys.argv[1:], flush=True); '
-                 'time.sleep(.5); sys.exit(7)')
-    self.assertEqual(self.on_host('run', "--a=it's b").returncode, 0)
-    self.assertEqual(self.on_host('ended').returncode, 1)
-    watch = self.on_host('watch')
-    self.assertEqual(watch.returncode, 7, watch.stderr)
-    self.assertIn('["--a=it\'s b"]', watch.stdout)
-    self.assertEqual(self.on_host('ended').returncode, 0)
-
-  def test_stop_lets_the_run_save_and_a_second_run_must_wait(self):
-    self.prepare('import signal, sys, time\n'
-                 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n'
-                 'print("ready", flush=True)\n'
-                 'time.sleep(60)')
-    self.on_host('run')
-    log = self.folder / 'runs/host.log'
-    while 'ready' not in log.read_text():
-      time.sleep(0.05)
-    second = self.on_host('run')
-    self.assertEqual(second.returncode, 1)
-    self.assertIn('a run is going on', second.stderr)
-    self.assertEqual(self.on_host('stop').returncode, 0)
-    self.assertEqual(self.on_host('watch').returncode, PREEMPTED)
-
-  def test_a_run_that_was_killed_is_no_success(self):
-    self.prepare('import time; time.sleep(60)')
-    self.on_host('run')
-    process = int((self.folder / 'runs/host.pid').read_text())
-    os.killpg(process, signal.SIGKILL)
-    watch = self.on_host('watch')
-    self.assertEqual(watch.returncode, 1)
-    self.assertIn('killed', watch.stderr)
-
-  def test_the_dry_run_installs_the_extra_and_starts_main(self):
-    done = self.on_host('--dry-run', 'install', 'run', '--config=a.py')
-    self.assertIn("'--editable=.[tpu]'", done.stdout)
-    self.assertIn('.venv/bin/python -m worldsim_jax.main --config=a.py\n',
-                  done.stdout)
-    self.assertFalse((self.folder / 'runs').exists())
 
 
 if __name__ == '__main__':
