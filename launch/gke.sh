@@ -59,7 +59,8 @@ run() {
 }
 
 resume() {
-  stop
+  # GKE forgets workloads 12 hours after their end.
+  stop || say 'no workload to delete'
   run "$@"
 }
 
