@@ -38,9 +38,11 @@ create() {
 install() {
   local archive=${TMPDIR:-/tmp}/$name.tar
   run_or_print git archive --format=tar "--output=$archive" HEAD
-  local build=(docker build --file=launch/Dockerfile
-    "--build-arg=EXTRA=${EXTRA:-tpu}" "--build-arg=RUN_AS=${RUN_AS:-worldsim}"
-    "--tag=$IMAGE" -)
+  local build=(docker build --file=launch/Dockerfile "--tag=$IMAGE") setting
+  for setting in EXTRA RUN_AS; do
+    [[ -z ${!setting:-} ]] || build+=("--build-arg=$setting=${!setting}")
+  done
+  build+=(-)
   if $dry_run; then
     echo "$(run_or_print "${build[@]}") <$(quote "$archive")"
   else

@@ -3,7 +3,7 @@
 #
 #   launch/on_host.sh [--dry-run] STEP... [flags of main...]
 #
-# install  Python 3.12 and this package, in .venv (EXTRA, default tpu)
+# install  Python 3.12 and this package, in .venv (EXTRA, default tpu,gcs)
 # main     train in the foreground
 # run      the same in the background, so that a lost connection ends nothing
 # watch    follow the log to the end of the run; exit with the run's exit code
@@ -26,7 +26,7 @@ install() {
   [[ -x $uv ]] || run_or_print python3 -m pip install --user --quiet uv
   run_or_print "$uv" venv --quiet --allow-existing --python=3.12 .venv
   run_or_print "$uv" pip install --quiet --python=.venv/bin/python \
-    --editable=".[${EXTRA:-tpu}]"
+    --editable=".[${EXTRA:-tpu,gcs}]"
 }
 
 main() {

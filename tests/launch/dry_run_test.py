@@ -131,7 +131,7 @@ class DryRunTest(parameterized.TestCase):
 
   def test_the_image_is_built_from_what_the_commit_holds(self):
     dockerfile = (ROOT / 'launch/Dockerfile').read_text()
-    build = printed('gke', 'install')[1]
+    build = printed('gke', 'install', EXTRA='cuda', RUN_AS='root')[1]
     self.assertIn('--file=launch/Dockerfile', build)
     self.assertSameElements(
         re.findall(r'^ARG (\w+)=', dockerfile, re.M),

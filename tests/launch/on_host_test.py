@@ -99,7 +99,7 @@ class OnHostTest(absltest.TestCase):
 
   def test_the_dry_run_installs_the_extra_and_starts_main(self):
     done = self.on_host('--dry-run', 'install', 'run', '--config=a.py')
-    self.assertIn("'--editable=.[tpu]'", done.stdout)
+    self.assertIn("'--editable=.[tpu,gcs]'", done.stdout)
     self.assertIn('.venv/bin/python -m worldsim_jax.main --config=a.py\n',
                   done.stdout)
     self.assertFalse((self.folder / 'runs').exists())
