@@ -171,7 +171,7 @@ class BuiltTest(parameterized.TestCase):
     self.assertEqual((student.every, student.ema), (2, 0.9))
     self.assertEqual((critic.network, critic.every, critic.ema),
                      ('critic', 1, None))
-    self.assertEqual(stage.rollout_steps, 0.5)  # Of two steps, before the exit.
+    self.assertEqual(stage.rollout_steps, 2.5)  # One or two, and a clean pass.
 
 
 if __name__ == '__main__':

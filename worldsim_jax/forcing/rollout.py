@@ -9,8 +9,8 @@ up to an exit step: the last one when sampling, a random one in training. Then
 the clean chunk passes through the model once more, at σ ≈ 0, and its keys and
 values are written into the cache. Gradients:
 
-  - steps before the exit step run without gradient, in a loop whose trip count
-    is a traced value, so one program serves every exit step;
+  - all passes run without gradient, in a loop whose trip count is a traced
+    value, so one program serves every exit step;
   - the exit step is differentiable in the parameters. Its backward pass takes
     all chunks at once: their inputs are known by then, and so is the cache,
     which holds what each of them read. Kept for it are those two, instead of a
@@ -55,6 +55,11 @@ class RolloutState:
   """A video in progress: its cache, and its latest frame [B, H, W, C]."""
   cache: kv_cache.KVCache
   last_frame: jax.Array
+
+
+def mean_passes(sampling: Sampling) -> float:
+  """Passes per chunk when every exit step is as likely: 1 to K, and a clean one."""
+  return (len(sampling.sigmas) + 1) / 2 + 1
 
 
 def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
@@ -109,22 +114,29 @@ def _generate_chunk(velocity_fn, params, state, noise_BFHWC, conditioning,
   frames = noise_BFHWC.shape[:2]
   image = jnp.broadcast_to(state.last_frame[:, None], noise_BFHWC.shape)
   conditioning = conditioning.with_image(image, jnp.ones(frames, image.dtype))
-  sigmas = jnp.asarray(sampling.sigmas)
+  num_steps = len(sampling.sigmas)
+  # The noise level of every pass; the last one is of the clean chunk.
+  sigmas = jnp.append(jnp.asarray(sampling.sigmas), sampling.context_sigma)
 
-  def denoise(x, step):
-    return _denoise(velocity_fn, params, x, sigmas[step], conditioning, None,
-                    state.cache)
+  def one_pass(index, carry):
+    """All passes are one program, which is the better part of a compilation."""
+    x, x0, _ = carry
+    is_clean = index > exit_step
+    level = jnp.where(is_clean, num_steps, index)
+    key = jax.random.fold_in(rng, jnp.where(is_clean, num_steps, index - 1))
+    seen = jnp.where(index == 0, noise_BFHWC,
+                     samplers.renoise(key, x0, sigmas[level]))
+    sigma_BF = jnp.full(frames, sigmas[level])
+    v, kv = velocity_fn(params, seen, flow.timesteps(sigma_BF), conditioning,
+                        None, state.cache)
+    made = flow.x0_from_velocity(seen, v, sigma_BF)
+    return (jnp.where(is_clean, x, seen), jnp.where(is_clean, x0, made), kv)
 
-  def step_and_renoise(step, x):
-    return samplers.renoise(
-        jax.random.fold_in(rng, step), denoise(x, step), sigmas[step + 1])
-
-  x = jax.lax.fori_loop(0, exit_step, step_and_renoise, noise_BFHWC)
-  x0 = denoise(x, exit_step)
-  clean = samplers.renoise(jax.random.fold_in(rng, len(sampling.sigmas)),
-                           x0, sampling.context_sigma)
-  timesteps = jnp.full(frames, flow.timesteps(sampling.context_sigma))
-  _, kv = velocity_fn(params, clean, timesteps, conditioning, None, state.cache)
+  nothing = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype),
+      jax.eval_shape(lambda: one_pass(0, (noise_BFHWC, noise_BFHWC, None))[2]))
+  x, x0, kv = jax.lax.fori_loop(
+      0, exit_step + 2, one_pass, (noise_BFHWC, noise_BFHWC, nothing))
   return RolloutState(state.cache.append(kv), x0[:, -1]), x0, x
 
 

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 import jax.numpy as jnp
 
 from worldsim_jax.errors import UserError
+from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
 from worldsim_jax.parallel import flops
@@ -145,11 +146,11 @@ def _rollout(config, mesh) -> Program:
   key = jax.ShapeDtypeStruct((2,), jnp.uint32)
   args = (meshes.abstract(mesh, _world(config).params),
           _split(mesh, batch(name, config)), _whole(mesh, key))
-  steps = (len(config.student.timesteps) - 1) / 2
+  passes = rollout.mean_passes(_world(config).sampling)
   new = build.tiny_vae(config).time_stride * (stage.clip_frames - given)
   return Program('rollout', make_fn(config), args,
                  make_fn(counted_config(config)),
-                 flops.Rates(while_trips=steps), new * stage.batch_size)
+                 flops.Rates(while_trips=passes), new * stage.batch_size)
 
 
 def _start(config, mesh) -> Program:
@@ -168,11 +169,9 @@ def _stream(config, mesh) -> Program:
       (1, world.frames_per_step, build.NUM_ACTIONS), jnp.float32)
   args = (meshes.abstract(mesh, inputs[0]), _session(mesh, session),
           _whole(mesh, actions))
-  # A stream never leaves before the last step.
-  rates = flops.Rates(while_trips=len(config.student.timesteps) - 1)
   return Program('stream', jax.jit(world.advance, donate_argnums=1), args,
-                 jax.jit(_world(counted_config(config)).advance), rates,
-                 world.frames_per_step)
+                 jax.jit(_world(counted_config(config)).advance),
+                 frames=world.frames_per_step)
 
 
 def _decode(config, mesh) -> Program:

@@ -134,7 +134,7 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
       lambda trained: {'teacher': _cast(
           trained[stage.teacher], stage.frozen_dtype)},
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
-      rollout_steps=(len(sampling.sigmas) - 1) / 2)
+      rollout_steps=rollout.mean_passes(sampling))
 
 
 # How model FLOPs are counted: no recomputation, and products that are seen.
