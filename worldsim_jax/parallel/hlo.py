@@ -138,7 +138,7 @@ class _Module:
         add(self.total(called.get('calls') or called['to_apply']), 1)
       kind = opcode.removesuffix('-start')
       if kind in COLLECTIVES and not opcode.endswith('-done'):
-        bytes_sent, group, leaves = self._sent(kind, instruction)
+        bytes_sent, group, leaves = self._sent(name, kind, instruction)
         add((0., {kind: Moved(1., bytes_sent, group)},
              bytes_sent * leaves), 1)
       if opcode not in _FREE and not opcode.endswith('-done'):
@@ -172,16 +172,14 @@ class _Module:
           return float(limits[0][1])
     return self._rates.while_trips
 
-  def _sent(self, kind, instruction):
+  def _sent(self, computation, kind, instruction):
     """(bytes that a device sends, devices in a group, whether over the DCN)."""
     groups = _groups(instruction.attributes)
     group = len(groups[0]) if groups else 1
-    # A start's result holds its operands, too: the larger is the whole array.
-    arrays = [size for size, _ in _arrays(instruction.type)]
-    whole = max(arrays, default=0.)
-    if kind == 'all-to-all':
-      whole = sum(arrays) / (2 if instruction.opcode.endswith('start') else 1)
-    if kind == 'reduce-scatter' and not instruction.opcode.endswith('start'):
+    types = self._types[computation]
+    # XLA joins several into one, of as many operands.
+    whole = sum(_plain_bytes(types.get(o, '')) for o in instruction.operands)
+    if kind == 'all-gather':
       whole *= group
     if kind == 'collective-permute':
       groups, group = _pairs(instruction.attributes), 2
