@@ -35,6 +35,7 @@ PARAMETERS = (
     (r'ffn_0/kernel$', _COLUMN),
     (r'ffn_0/bias$', ('tensor',)),
     (r'ffn_2/kernel$', _ROW),
+    (r'time_projection_1/kernel$', _COLUMN),  # The widest of the small ones.
     (r'(embedding|projection|head)\w*/kernel$', ('fsdp', None)),
     (r'kernel$', (None, 'fsdp')),  # Convolutions: output channels.
 )

@@ -1,0 +1,104 @@
+"""Communication per step and chip, from 8 to 1,024 chips, by compilation.
+
+  python -m benchmarks.communication          compile what is missing, then plot
+  python -m benchmarks.communication --plot   the plot only
+
+The teacher's training step of configs/wan_1_3b.py on v6e slices, in an
+environment with the extra [aot]. Weak scaling: the batch grows with the slice.
+'fsdp' splits parameters and batch over all chips of a slice; 'fsdp x context 4'
+has four chips to a clip. 1,024 chips are four slices, joined by a data-centre
+network. What a chip sends per step is read from the compiled program, see
+worldsim_jax/parallel/hlo.py. A point takes minutes.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+from worldsim_jax import command_line
+from worldsim_jax.evaluate import report
+from worldsim_jax.parallel import topologies
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'benchmarks/results/fit/communication.json'
+PLOT = ROOT / 'docs/communication.png'
+SLICES = (('v6e:2x4', 1), ('v6e:4x4', 1), ('v6e:8x8', 1), ('v6e:16x16', 1),
+          ('v6e:16x16', 4))
+CONTEXTS = (1, 4)
+
+_PLOT = flags.DEFINE_bool('plot', False, 'Compile nothing.')
+
+
+def measure(topology: str, num_slices: int, context: int) -> dict:
+  """Compiles a point of the plot."""
+  from configs import wan_1_3b
+  from worldsim_jax.train import fit
+
+  config = wan_1_3b.get_config()
+  _, devices = topologies.devices(topology, num_slices)
+  per_slice = len(devices) // num_slices
+  config.mesh.update(dict(slice=num_slices, data=1, fsdp=per_slice // context,
+                          context=context))
+  for name in config.stages[1:]:
+    config[name].batch_size = len(devices) // context
+  config.tokenizer.batch_size = len(devices)
+  chip, devices = topologies.devices(topology, num_slices)
+  found, = fit.on_devices(config, chip, devices, ['teacher'])
+  return {'chips': len(devices), 'topology': topology, 'slices': num_slices,
+          'context': context, 'clips': config.teacher.batch_size,
+          'sent_gb': found.sent / fit.GIGA,
+          'between_slices_gb': found.costs.dcn_bytes / fit.GIGA,
+          'by_kind_gb': {kind: moved.bytes / fit.GIGA for kind, moved
+                         in found.costs.collectives.items()},
+          'tflop': found.flops / fit.TERA, 'gib': found.total / fit.GIB,
+          'fits': found.fits, 'seconds_at_peak': found.roofline(),
+          'versions': report.versions()}
+
+
+def plot(points):
+  """Bytes sent per chip over chips, and the same in seconds at peak."""
+  import matplotlib
+  matplotlib.use('Agg')
+  import matplotlib.pyplot as plt
+
+  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+  for context in CONTEXTS:
+    own = sorted((p for p in points if p['context'] == context),
+                 key=lambda p: p['chips'])
+    if not own:
+      continue
+    label = 'fsdp' if context == 1 else f'fsdp x context {context}'
+    chips = [p['chips'] for p in own]
+    left.plot(chips, [p['sent_gb'] for p in own], 'o-', label=label)
+    for what, style in (('network', 'o-'), ('arithmetic', 's--')):
+      right.plot(chips, [p['seconds_at_peak'][what] for p in own], style,
+                 label=f'{label}: {what}')
+  left.set_ylabel('GB sent per chip and step')
+  right.set_ylabel('seconds per step, at peak')
+  for axes in (left, right):
+    axes.set_xscale('log', base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel('v6e chips (1,024: four slices)')
+    axes.set_xticks([8, 16, 64, 256, 1024], ['8', '16', '64', '256', '1,024'])
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[['top', 'right']].set_visible(False)
+  figure.tight_layout()
+  figure.savefig(PLOT, dpi=120)
+
+
+def main(argv):
+  del argv
+  points = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+  if not _PLOT.value:
+    topologies.use_no_accelerator()
+    known = {(p['topology'], p['slices'], p['context']) for p in points}
+    for topology, num_slices in SLICES:
+      for context in CONTEXTS:
+        if (topology, num_slices, context) not in known:
+          points.append(measure(topology, num_slices, context))
+          report.write_atomically(RESULTS, json.dumps(points, indent=1) + '\n')
+  plot(points)
+
+
+if __name__ == '__main__':
+  command_line.run(main)
