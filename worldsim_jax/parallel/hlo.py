@@ -208,29 +208,37 @@ class _Module:
 
   def _fusion(self, name, reads, result) -> float:
     """Of a parameter that is only sliced, the slices; of an update, its size."""
-    instructions = self.computations[name]
-    users = collections.defaultdict(list)
-    for i in instructions:
-      for position, operand in enumerate(i.operands):
-        users[operand].append((position, i))
-    types = self._types[name]
-    total, updated = 0., 0.
-    for i in instructions:
+    types, total, updated = self._types[name], 0., 0.
+    for i in self.computations[name]:
       if i.opcode == 'dynamic-update-slice' and len(i.operands) > 1:
         updated += _device_bytes(i.type)
         total += _plain_bytes(types.get(i.operands[1], ''))
-      if i.opcode != 'parameter':
-        continue
-      number = int(re.match(r'(\d+)', i.attributes)[1])
-      whole = _device_bytes(reads[number]) if number < len(reads) else 0.
-      if whole and all(u.opcode == 'dynamic-slice' and p == 0
-                       for p, u in users[i.name]):
-        whole = min(whole, sum(_plain_bytes(u.type) for _, u in users[i.name]))
-      elif whole and all(u.opcode == 'dynamic-update-slice' and p == 0
-                         for p, u in users[i.name]):
-        whole = 0.  # Written in place.
-      total += whole
+      if i.opcode == 'parameter':
+        number = int(re.match(r'(\d+)', i.attributes)[1])
+        whole = _device_bytes(reads[number]) if number < len(reads) else 0.
+        total += min(whole, self._read(name, i.name, whole)) if whole else 0.
     return total + max(_device_bytes(result) - updated, 0.)
+
+  def _read(self, computation, value, whole) -> float:
+    """Bytes that a fusion reads of one of its values; `whole` is all of it."""
+    total = 0.
+    for i in self.computations[computation]:
+      for position, operand in enumerate(i.operands):
+        if operand != value:
+          continue
+        if i.opcode == 'dynamic-slice' and not position:
+          total += _plain_bytes(i.type)
+        elif i.opcode == 'bitcast':
+          total += self._read(computation, i.name, whole)
+        elif i.opcode == 'fusion':
+          inside = self._called(i)['calls']
+          total += sum(self._read(inside, p.name, whole)
+                       for p in self.computations[inside]
+                       if p.opcode == 'parameter'
+                       and int(re.match(r'(\d+)', p.attributes)[1]) == position)
+        elif i.opcode != 'dynamic-update-slice' or position:
+          total += whole  # An update of position 0 is written in place.
+    return total
 
 
 def _parse(text):
