@@ -92,7 +92,7 @@ def info(directory, stamps, key, metadata):
   info = core.DatasetInfo(
       builder=identity,
       features=features(json.loads(next(iter(known)))),
-      disable_shuffling=True,  # Record i of a derived set is that of its source.
+      disable_shuffling=True,  # Record i of a derived set is the source's.
       metadata=core.MetadataDict(metadata),
   )
   info.set_file_format(core.FileFormat.ARRAY_RECORD)

@@ -157,7 +157,8 @@ def describe(directory: str, splits: dict[str, Shards], key: str, metadata):
       split: [_stamp(directory, splits, split, n) for n in range(shards.count)]
       for split, shards in splits.items()
   }
-  damaged = [m for s in stamps.values() for stamp in s for m in stamp['damaged']]
+  all_stamps = itertools.chain.from_iterable(stamps.values())
+  damaged = [m for stamp in all_stamps for m in stamp['damaged']]
   work = work_folder(directory)
   for split, of_split in stamps.items():
     if not sum(stamp['records'] for stamp in of_split):

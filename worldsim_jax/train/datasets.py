@@ -1,7 +1,6 @@
 """The record sets of a run: frames as rendered, and latents made of them."""
 
 import functools
-import hashlib
 import os
 
 import jax
@@ -9,14 +8,10 @@ import numpy as np
 
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
-from worldsim_jax.data import shots
 from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
-from worldsim_jax.data.actions import ActionSpace
-from worldsim_jax.forcing import batches
 from worldsim_jax.models import build
-from worldsim_jax.models import text_encoder
-from worldsim_jax.models import tiny_vae
+from worldsim_jax.train import encoding
 
 FRAME_FIELDS = ('rgb', 'actions')
 
@@ -48,28 +43,10 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
 
   Models with text also get the embeddings of their captions.
   """
-  encode = jax.jit(functools.partial(vae.apply, method='encode'))
-  embed = text_encoder.make(config.text.encoder, config.text.length)
-
-  def transform(episode):
-    # Whole groups of frames only: P = 1 + s (F - 1).
-    length = len(episode['rgb']) - (len(episode['rgb']) - 1) % vae.time_stride
-    video = tiny_vae.to_float(episode['rgb'][None, :length])
-    actions = ActionSpace().normalise(episode['actions'][None, :length])
-    z, _ = encode(variables, video)
-    grouped = batches.group_actions(actions, vae.time_stride)[0]
-    made = {'latents': z[0], 'actions': grouped}
-    if config.text.dim:
-      made['text'] = embed([episode['caption']])[0]
-    made = {name: np.asarray(x, np.float32) for name, x in made.items()}
-    if 'shot_id' in episode:
-      made['shot_id'] = shots.grouped(
-          episode['shot_id'][:length], vae.time_stride)
-    return made
-
-  text = config.text
-  name = f'latents-shots-{_digest(variables)}-{text.encoder}{text.length}'
-  return records.derive(directory, _data_dir(config, workdir), name, transform)
+  encoder = encoding.Encoder(config, vae, variables)
+  return records.derive(
+      directory, _data_dir(config, workdir), encoder.name, encoder,
+      metadata=encoder.metadata)
 
 
 def films(config, directory: str, count: int):
@@ -97,11 +74,3 @@ def training_batches(directory: str, fields, seed: int):
 
 def _data_dir(config, workdir) -> str:
   return config.data.dir or os.path.join(os.fspath(workdir), 'data')
-
-
-def _digest(variables) -> str:
-  """A name for a set of weights."""
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(variables):
-    digest.update(np.asarray(leaf).tobytes())
-  return digest.hexdigest()[:12]
