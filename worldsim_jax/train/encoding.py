@@ -24,7 +24,7 @@ from worldsim_jax.models import tiny_vae
 
 # Of frames at once on a device: one clip of 81 frames of 480x832.
 PIXELS = 2**25
-EPISODES = 16  # at once on a device, at most
+EPISODES = 8  # at once on a device, at most
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
