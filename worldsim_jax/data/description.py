@@ -49,8 +49,9 @@ def fields_of(example: dict) -> dict:
 
 def features(fields: dict):
   """tfds features of what `fields_of` found."""
-  from jax import numpy as jnp  # It also knows bfloat16.
+  import ml_dtypes  # It teaches numpy bfloat16; JAX needs it too.
 
+  del ml_dtypes
   package = tfds()
 
   def feature(field):
@@ -59,13 +60,26 @@ def features(fields: dict):
     shape, dtype = field
     return package.features.Tensor(
         shape=tuple(shape),
-        dtype=jnp.dtype(dtype),
+        dtype=np.dtype(dtype),
         encoding='bytes' if shape else 'none',
     )
 
   return package.features.FeaturesDict(
       {name: feature(field) for name, field in fields.items()}
   )
+
+
+def serializer(fields: dict):
+  """A function from examples with such fields to bytes."""
+  made = features(fields)
+  proto_of = tfds().core.ExampleSerializer(made.get_serialized_info())
+
+  def serialize(example):
+    proto = proto_of.get_tf_example(made.encode_example(example))
+    # Else the order of the fields would be another in every process.
+    return proto.SerializeToString(deterministic=True)
+
+  return serialize
 
 
 def info(directory, stamps, key, metadata):

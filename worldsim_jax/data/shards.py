@@ -240,16 +240,16 @@ def _write(directory, name, episodes, progress):
 def _fill(write, episodes, progress):
   """Writes all episodes; returns the stamp."""
   stamp = dict(records=0, bytes=0, fields=None, longest=[], damaged=[])
-  features = None
+  serialize = None
   for episode in episodes:
     if isinstance(episode, Damaged):
       stamp['damaged'].append(episode.message)
       progress.damaged(episode.message)
       continue
-    if features is None:
+    if serialize is None:
       stamp['fields'] = description.fields_of(episode)
-      features = description.features(stamp['fields'])
-    record = features.serialize_example(episode)
+      serialize = description.serializer(stamp['fields'])
+    record = serialize(episode)
     write(record)
     stamp['records'] += 1
     stamp['bytes'] += len(record)
