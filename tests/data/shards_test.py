@@ -200,13 +200,13 @@ class ShardsTest(absltest.TestCase):
       self.write({name: made.map(other) for name, made in splits().items()})
 
   def test_more_shards_than_a_process_may_open_files(self):
-    many = of_numbers(900)  # 300 shards
+    many = of_numbers(360)  # 120 shards
     self.write({'train': many})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-      resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+      resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
       source = records.Source(self.folder, 'train')
-      self.assertEqual(source[899]['caption'], 'number 899')
+      self.assertEqual(source[359]['caption'], 'number 359')
     finally:
       resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

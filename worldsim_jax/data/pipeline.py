@@ -18,7 +18,6 @@ from worldsim_jax.data import shots
 from worldsim_jax.errors import UserError
 
 IN_MEMORY_BYTES = 2**30
-HALF = ('float16', 'bfloat16')
 TRAINING = 'config.<stage>.clip_frames'
 EVALUATION = 'config.evaluate.horizon + config.student.context_frames'
 
@@ -233,9 +232,14 @@ def _cut(episode, begin, clip_frames, fields):
       return np.array(value, object)
     if shots.is_per_frame(name, episode):
       value = value[begin : begin + clip_frames]
-    return value.astype(np.float32) if str(value.dtype) in HALF else value
+    return value.astype(np.float32) if _is_half(value.dtype) else value
 
   return {name: cut(name) for name in fields}
+
+
+def _is_half(dtype):
+  """Of float16 and bfloat16, the latter of which numpy does not know."""
+  return dtype.itemsize == 2 and dtype.kind in 'fV'
 
 
 def _map_of(episode, number):
