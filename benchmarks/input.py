@@ -8,8 +8,9 @@ read as training reads them. Each turn takes some steps with
   in_memory   episodes held in memory, clips cut from them
   streamed    every clip's episode read and decoded anew
 
-one after the other, for a quarter of a second or one step. As in the loop, a batch is fetched and placed while the
-device computes, and results are read one step late.
+one after the other, for a quarter of a second or one step. As in the loop, a
+batch is fetched and placed while the device computes, and results are read one
+step late.
 
 On a CPU, where devices and input share the cores, input costs all its processor
 time; elsewhere what shows is only what the device has to wait for. Others who
@@ -35,7 +36,6 @@ from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import state as train_state
 
 STAGES = ('tokenizer', 'full_sequence')  # paradigms: on frames, on latents
-EPISODES = 256
 TURN_SECONDS = 0.25
 TURNS = 8  # for each of --repeats
 BATCHES = 50  # of the input alone
@@ -58,16 +58,23 @@ def write(config, stage, folder: str) -> tuple[records.Source, tuple[str, ...]]:
   """Episodes as long as the config's; returns them and what a batch holds."""
   is_tokenizer = stage.paradigm == 'tokenizer'
   make = train_step.frame_batch if is_tokenizer else train_step.latent_batch
-  episode = {k: x[0] for k, x in make(config, 1, config.data.num_frames).items()}
+  batch = make(config, 1, config.data.num_frames)
+  episode = {name: x[0] for name, x in batch.items()}
 
   def different():
-    for number in range(EPISODES):
+    for number in range(episodes(config.data)):
       yield {name: np.roll(x, number, -1) for name, x in episode.items()}
 
   directory = records.write(folder, 'input', {'train': different})
   fields = (datasets.FRAME_FIELDS if is_tokenizer else
             datasets.latent_fields(config))
   return records.Source(directory, 'train'), fields
+
+
+def episodes(data) -> int:
+  """As many as the config renders: shuffling a few costs more, in grain."""
+  maps = len(data.train_maps) + data.generated_train_maps
+  return maps * data.train_episodes
 
 
 def interval(ratios) -> tuple[float, float]:

@@ -108,6 +108,9 @@ class PipelineTest(parameterized.TestCase):
     self.assertEqual(batch['text'].dtype, np.float32)
     self.assertEqual(batch['text'].shape, (4, 3, 2))
 
+  def test_a_batch_may_be_one_clip(self):
+    self.assertEqual(next(self.batches(batch_size=1))['rgb'].shape[0], 1)
+
   def test_seeds_differ(self):
     self.assertFalse(
         np.array_equal(

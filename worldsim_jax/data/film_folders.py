@@ -49,7 +49,7 @@ def films(
     frames_per_second: float,
     tics_per_frame: float = actions_lib.WORD_TICS,
     episode_frames: int = 300,
-    num_workers: int = 0,
+    num_threads: int = 1,
     skip_damaged: bool = False,
 ) -> tuple[str, dict[str, shards.Shards]]:
   """The key and the splits of a folder of films.
@@ -63,7 +63,7 @@ def films(
     tics_per_frame: of the words in scripts of actions, see `actions.parse`.
     episode_frames: longer films are cut into episodes of at most this length.
       Episodes shorter than a clip cannot be trained on.
-    num_workers: processes that decode films; 0 decodes in this one.
+    num_threads: that decode films.
     skip_damaged: films that cannot be read are named in the record set and left
       out; otherwise the first ends it.
   """
@@ -91,8 +91,10 @@ def films(
       frames_per_second=frames_per_second,
       tics_per_frame=tics_per_frame,
   )
-  work = lambda items: workers.run(
-      read, items, num_workers, name_of=lambda item: item[0]
+  # Threads, as decoders let go of Python's lock: from other processes the
+  # frames, which are many, would have to be copied.
+  work = lambda items: workers.threads(
+      lambda item: read(*item), items, max(1, num_threads)
   )
   size_of = lambda item: max(
       os.path.getsize(item[0]) / SHARD_BYTES, 1 / SHARD_FILMS

@@ -77,7 +77,7 @@ def _films(source, data, skip_damaged):
   return film_folders.films(
       source, height=data.height, width=data.width,
       frames_per_second=data.frames_per_second,
-      tics_per_frame=data.tics_per_frame, num_workers=data.num_workers,
+      tics_per_frame=data.tics_per_frame, num_threads=data.num_workers,
       skip_damaged=skip_damaged)
 
 
