@@ -160,8 +160,8 @@ def _work():
       ['step', 'a clip', 'seconds', 'workers', 'hours for 10^8'],
       [[step, how, f'{seconds:.4f}', f'{workers:,.0f}', f'{hours[step]:,.1f}']
        for step, how, seconds, workers in rows]) + (
-           '\nThe steps overlap, except encode and embed, which share the chips: '
-           f'{max(device, *hours.values()):,.0f} hours, of the slowest.\n')
+           '\nThe steps overlap, except encode and embed, which share the '
+           f'chips: {max(device, *hours.values()):,.0f} hours, of the slowest.\n')
 
 
 def _training():

@@ -96,17 +96,19 @@ def films(
   work = lambda items: workers.threads(
       lambda item: read(*item), items, max(1, num_threads)
   )
-  size_of = lambda item: max(
-      os.path.getsize(item[0]) / SHARD_BYTES, 1 / SHARD_FILMS
-  )
   return key, {
-      split: shards.of_items(shards.cut(items, size_of, 1), work)
+      split: shards.of_items(shards.cut(items, _part_of_shard, 1), work)
       for split, items in found.items()
   }
 
 
+def _part_of_shard(item):
+  path, _ = item
+  return max(os.path.getsize(path) / SHARD_BYTES, 1 / SHARD_FILMS)
+
+
 def _episodes(skip_damaged, path, part, **options):
-  """What a worker makes of a film: its episodes, or what is wrong with it."""
+  """What becomes of a film: its episodes, or what is wrong with it."""
   try:
     return list(read_episodes(path, part=part, **options))
   except UserError as e:

@@ -70,7 +70,7 @@ def make_iterator(
   size = sum(np.asarray(v).nbytes for v in first.values())
   if in_memory is None:
     in_memory = size * len(usable) < IN_MEMORY_BYTES
-  held = {number: read(number) for number in usable if in_memory}
+  held = {number: read(number) for number in usable} if in_memory else {}
 
   def cut_at_random(number, rng):
     episode, begins = held.get(number) or read(number)
