@@ -14,6 +14,8 @@ from typing import NamedTuple
 # Name, which is also the module's, and what it measures.
 REGISTRY = {
     'train_step': 'one training step of each stage of a config',
+    'input': 'one training step with real input, beside synthetic; must be 1',
+    'record': 'films to latents to clips: records per second and core',
     'stream': 'streaming seconds per frame by frame index; must be flat',
     'torch_dit': 'the same transformer forward in PyTorch, beside ours',
 }

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import re
 import sys
 
@@ -25,9 +26,7 @@ def device_slug() -> str:
   """The folder of this machine's results."""
   device, count = jax.devices()[0], jax.device_count()
   if device.platform == 'cpu':
-    # macOS cannot pin a process to cores.
-    own = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))
-    return f'cpu-{len(own(0))}'
+    return f'cpu-{_cores()}'
   slug = re.sub('[^a-z0-9]+', '-', device.device_kind.lower()).strip('-')
   return slug if count == 1 else f'{slug}-x{count}'
 
@@ -42,12 +41,27 @@ def environment() -> dict:
     found['torch'] = importlib.metadata.version('torch')
   return {
       'device': device_slug(), 'device_kind': jax.devices()[0].device_kind,
-      'device_count': jax.device_count(),
+      'device_count': jax.device_count(), 'processor': _processor(),
       'date': now.isoformat(timespec='seconds'), **found,
       # Of the device, its peak; of a CPU, the process's memory now.
       'memory_gib': round(used / GIB, 3),
       'memory_available_gib': round(total / GIB, 3),
       'load_average_1_minute': round(os.getloadavg()[0], 2)}
+
+
+def _processor() -> str:
+  """What the host computes with: its model, and how many cores are ours."""
+  cpuinfo = pathlib.Path('/proc/cpuinfo')  # Linux only.
+  text = cpuinfo.read_text() if cpuinfo.exists() else ''
+  names = re.findall(r'model name\s*: (.*)', text)
+  return f'{names[0] if names else platform.processor()}, {_cores()} cores'
+
+
+def _cores() -> int:
+  """Those that this process may use."""
+  # macOS cannot pin a process to cores.
+  own = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))
+  return len(own(0))
 
 
 def write(out, name: str, result: dict) -> pathlib.Path:

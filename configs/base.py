@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict(dict(
       dir='',  # of record sets; '' is <workdir>/data
       records='',  # a folder of records to use instead of rendering
+      latents='',  # of a latent set, with its tokenizer: no stage trains one
       height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
       actions=True, policy='random_walk', train_maps=(), test_maps=(),
       generated_train_maps=64, generated_test_maps=16, train_episodes=12,

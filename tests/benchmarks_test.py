@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 import benchmarks
+from benchmarks import input as host_input
+from benchmarks import record
 from benchmarks import results
 from benchmarks import stream
 from benchmarks import timing
@@ -197,6 +199,48 @@ class TrainStepTest(absltest.TestCase):
     self.assertEqual(
         {name: x.shape for name, x in latents.items()},
         {'latents': (8, 4, 6, 8, 4), 'actions': (8, 4, 3), 'text': (8, 7, 5)})
+
+
+class InputTest(absltest.TestCase):
+
+  def test_real_input_is_compared_with_synthetic_turn_by_turn(self):
+    config = tiny_config()
+    config.stages = ('tokenizer',)
+    with mock.patch.object(host_input, 'TURNS', 2):
+      rows = host_input.benchmark(benchmarks.Options(config, repeats=1))
+    self.assertEqual([row['input'] for row in rows],
+                     ['synthetic', 'in_memory', 'streamed'])
+    for row in rows[1:]:
+      for suffix in ('', '_cpu'):
+        name = f'ratio_to_synthetic{suffix}'
+        self.assertBetween(
+            row[f'{name}_median'], row[f'{name}_low'], row[f'{name}_high'])
+      self.assertGreater(row['pipeline_batches_per_step'], 0)
+
+  def test_the_interval_holds_the_median_and_shrinks_with_turns(self):
+    dice = np.random.default_rng(0)
+    widths = []
+    for turns in (10, 1000):
+      ratios = dice.normal(1, .1, turns)
+      low, high = host_input.interval(ratios)
+      self.assertBetween(np.median(ratios), low, high)
+      widths.append(high - low)
+    self.assertLess(widths[1], widths[0] / 3)
+
+
+class RecordTest(absltest.TestCase):
+
+  def test_every_step_from_film_to_clip_is_timed(self):
+    small = mock.patch.multiple(
+        record, FRAMES=5, HEIGHT=32, WIDTH=32, LATENTS=(2, 4, 4, 3),
+        TEXT=(3, 4), EPISODES=2)
+    with small:
+      rows = record.benchmark(benchmarks.Options(tiny_config(), repeats=1))
+    self.assertEqual([row['step'] for row in rows], [
+        'decode', 'encode', 'write frames', 'read frames', 'decode',
+        'write latents', 'read latents'])
+    for row in rows:
+      self.assertGreater(row['records_per_second_per_core_median'], 0)
 
 
 class TorchTest(parameterized.TestCase):

@@ -22,7 +22,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     '--config.key=value overrides a key.', lock_config=True)
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What sample and export read (a workdir or a world; '
-    'default: --workdir), and the folder of videos that record reads.')
+    'default: --workdir), and the folder of videos, or with --tokenizer also '
+    'the record set of frames, that record reads.')
 _TARGET = flags.DEFINE_string(
     'target', None, 'What sample (default: sample.mp4 in the source), export '
     '(default: export/ in it) and record (a folder) write.')
@@ -42,6 +43,18 @@ _PROGRAMS = flags.DEFINE_list(
     'default: all.')
 _SEARCH = flags.DEFINE_bool(
     'search', False, 'fit: look for a mesh that fits, if the config\'s does not.')
+_TOKENIZER = flags.DEFINE_string(
+    'tokenizer', '', 'record: writes latents, made by the tokenizer of this '
+    'workdir, world or latent set; default: writes frames.')
+_LATENT_DTYPE = flags.DEFINE_string(
+    'latent_dtype', 'float32', 'record: how latents and text are stored, '
+    'float32, bfloat16 or float16.')
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', 0, 'record: which of --num_processes this is; each makes its '
+    'share of the shards, in one folder, at any time.')
+_NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'record: processes that share the work; default: '
+    'those of jax.distributed.')
 _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 
@@ -71,13 +84,23 @@ def _export():
 
 
 def _record():
-  from worldsim_jax.data import video_files
-  data = _needed(_CONFIG).data
-  directory = video_files.record(
-      _needed(_SOURCE), _needed(_TARGET), height=data.height, width=data.width,
-      frames_per_second=data.frames_per_second,
-      tics_per_frame=data.tics_per_frame)
-  print(f'recorded; train on it with --config.data.records={directory}')
+  import jax  # Which some modes load later, or never.
+
+  from worldsim_jax.data.shards import Share
+  from worldsim_jax.train import recording
+  tokenizer = _TOKENIZER.value
+  config = command_line.value(_CONFIG) if tokenizer else _needed(_CONFIG)
+  share = Share(jax.process_index(), jax.process_count())
+  if _NUM_PROCESSES.value is not None:
+    share = Share(_PROCESS_ID.value, _NUM_PROCESSES.value)
+    if not 0 <= share.index < share.count:
+      raise UserError(f'--process_id={share.index} must be in 0..'
+                      f'{share.count - 1} (--num_processes={share.count})')
+  directory = recording.record(
+      _needed(_SOURCE), _needed(_TARGET), config, tokenizer=tokenizer,
+      dtype=_LATENT_DTYPE.value, share=share)
+  key = 'latents' if tokenizer else 'records'
+  print(f'recorded; train on it with --config.data.{key}={directory}')
 
 
 def _fit():

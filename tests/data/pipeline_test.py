@@ -8,6 +8,7 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.data import pipeline
@@ -95,6 +96,20 @@ class PipelineTest(parameterized.TestCase):
     one, other = self.batches(), self.batches(**options)
     for _ in range(5):
       np.testing.assert_array_equal(next(one)['rgb'], next(other)['rgb'])
+
+  def test_what_is_stored_in_half_precision_comes_in_single(self):
+    self.source = [
+        film | dict(actions=film['actions'].astype(jnp.bfloat16), text=text)
+        for film in self.source
+        for text in [np.ones((3, 2), np.float16)]
+    ]
+    batch = next(self.batches(fields=('actions', 'text')))
+    self.assertEqual(batch['actions'].dtype, np.float32)
+    self.assertEqual(batch['text'].dtype, np.float32)
+    self.assertEqual(batch['text'].shape, (4, 3, 2))
+
+  def test_a_batch_may_be_one_clip(self):
+    self.assertEqual(next(self.batches(batch_size=1))['rgb'].shape[0], 1)
 
   def test_seeds_differ(self):
     self.assertFalse(

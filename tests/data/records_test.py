@@ -155,7 +155,10 @@ class RecordsTest(absltest.TestCase):
       return {**rest, 'latents': encode(episode['rgb'])}
 
     directory = records.derive(
-        self.write(), self.data_dir, 'every eighth pixel', transform
+        self.write(),
+        self.data_dir,
+        'every eighth pixel',
+        lambda episodes: map(transform, episodes),
     )
     source = records.Source(directory, 'train')
     for number in (0, 19):
@@ -180,12 +183,12 @@ class RecordsTest(absltest.TestCase):
     directory = self.write(train=films, test=count_to(2))
     with mock.patch.object(shots, 'longest', side_effect=AssertionError):
       train, test = (records.Source(directory, s) for s in ('train', 'test'))
-      self.assertEqual(train.longest_shots, [9, 6, 12])
-      self.assertEqual(test.longest_shots, [12, 12])
+      self.assertEqual(train.longest_shots.tolist(), [9, 6, 12])
+      self.assertEqual(test.longest_shots.tolist(), [12, 12])
     self.assertEqual(train.shapes['rgb'], (None, 48, 64, 3))
     os.remove(os.path.join(directory, 'metadata.json'))  # As older sets are.
     self.assertEqual(
-        records.Source(directory, 'train').longest_shots, [9, 6, 12]
+        records.Source(directory, 'train').longest_shots.tolist(), [9, 6, 12]
     )
 
   def test_without_tfds_the_pip_line_is_given(self):
@@ -198,7 +201,8 @@ class RecordsTest(absltest.TestCase):
       self.write(train=count_to(0))
     with self.assertRaisesRegex(UserError, 'k, test: .*nothing to record'):
       self.write(train=count_to(2), test=count_to(0))
-    self.assertFalse(os.path.exists(records.folder(self.data_dir, 'k')))
+    self.assertFalse(records.is_complete(records.folder(self.data_dir, 'k')))
+    self.assertLen(records.Source(self.write(), 'test'), 3)
 
   def test_tensorflow_is_never_imported(self):
     code = (

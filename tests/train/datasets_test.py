@@ -129,7 +129,7 @@ class LatentsTest(absltest.TestCase):
         datasets.latents(config(), WORKDIR, folder, *codec()), 'train')
     # Frames 0 | 1 2 | 3 4 | 5 6 | 7 8 | 9 10, the cut before frame 4.
     np.testing.assert_array_equal(made[0]['shot_id'], [0, 0, 1, 2, 2, 2])
-    self.assertEqual(made.longest_shots, [3])
+    self.assertEqual(made.longest_shots.tolist(), [3])
 
   def test_they_are_made_once_for_the_same_weights(self):
     before = os.stat(latents_dir()).st_mtime_ns

@@ -22,9 +22,10 @@ An *episode* is a dict, the schema of every record, whatever it came from:
 Files, bottom up: `wad` reads levels, `generator` makes them, `maps` names them,
 `splits` divides them, `occupancy` tells where one can walk; `actions` are what
 a player commands, `engine` obeys and shows (`area` makes its pictures smaller),
-`navigator` plays, `episodes` films; `records` stores films, `shots` finds their
-cuts, `worlds` makes record sets of maps (in the processes of `workers`) and
-`video_files` of a user's own films, `pipeline` makes batches of them.
+`navigator` plays, `episodes` films; `shots` finds their cuts, `records` stores
+them, made by `shards` (in the processes of `workers`) and told of by
+`description`; `worlds` makes record sets of maps and `film_folders` of a user's
+own `video_files`, `pipeline` makes batches of them.
 
 Only numpy is imported at the top of these files. ViZDoom, PyAV, tfds and grain
 are imported where they are used, so that an accelerator image that lacks one of

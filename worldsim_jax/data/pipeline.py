@@ -6,6 +6,7 @@ alone, so restoring the iterator's state, which is little more than n, continues
 exactly.
 """
 
+from collections.abc import Sequence
 import json
 
 from absl import logging
@@ -17,6 +18,8 @@ from worldsim_jax.data import shots
 from worldsim_jax.errors import UserError
 
 IN_MEMORY_BYTES = 2**30
+# Clips that no run ever sees: without an end, batches of one overflow grain.
+MANY = 2**60
 TRAINING = 'config.<stage>.clip_frames'
 EVALUATION = 'config.evaluate.horizon + config.student.context_frames'
 
@@ -67,20 +70,20 @@ def make_iterator(
   size = sum(np.asarray(v).nbytes for v in first.values())
   if in_memory is None:
     in_memory = size * len(usable) < IN_MEMORY_BYTES
-  held = {number: read(number) for number in usable if in_memory}
+  held = {number: read(number) for number in usable} if in_memory else {}
 
   def cut_at_random(number, rng):
     episode, begins = held.get(number) or read(number)
     begin = begins[rng.integers(len(begins))]
     return _cut(episode, begin, clip_frames, fields)
 
-  dataset = grain.MapDataset.source(usable).seed(seed).shuffle().repeat()
+  dataset = grain.MapDataset.source(usable).seed(seed).shuffle()
+  dataset = dataset.repeat(MANY // len(usable))
   dataset = dataset[process_index::process_count].random_map(cut_at_random)
-  dataset = dataset.batch(batch_size)
   options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
   )
-  return iter(dataset.to_iter_dataset(options))
+  return iter(dataset.batch(batch_size).to_iter_dataset(options))
 
 
 def eval_clips(
@@ -147,17 +150,22 @@ def check_films(
           f'{directory} has frames of {" x ".join(map(str, size))}, but '
           f'config.data.height={height}, config.data.width={width}'
       )
-    longest = shots.longest_of_each(source)
-    for key, frames in lengths.items():
-      few = f'of {len(longest)} films for {split} in {directory}'
-      short = np.count_nonzero(longest < frames)
-      if short == len(longest):
-        raise UserError(
-            f'{key} needs {frames} successive frames, but the longest shot '
-            f'{few} has {longest.max()}'
-        )
-      if short:
-        logging.warning('%s=%d: %d %s are too short', key, frames, short, few)
+    check_lengths(source, lengths)
+
+
+def check_lengths(source: records.Source, lengths: dict[str, int]):
+  """Raises UserError, naming the key, for clips longer than all episodes."""
+  longest = shots.longest_of_each(source)
+  for key, frames in lengths.items():
+    few = f'of {len(longest)} films for {source.split} in {source.directory}'
+    short = np.count_nonzero(longest < frames)
+    if short == len(longest):
+      raise UserError(
+          f'{key} needs {frames} successive frames, but the longest shot '
+          f'{few} has {longest.max()}'
+      )
+    if short:
+      logging.warning('%s=%d: %d %s are too short', key, frames, short, few)
 
 
 def motion(rgb_BFHWC: np.ndarray) -> np.ndarray:
@@ -180,7 +188,7 @@ def _grain():
   return grain
 
 
-def _usable(source, clip_frames, key) -> list[int]:
+def _usable(source, clip_frames, key) -> Sequence[int]:
   """Numbers of the episodes that have a shot of clip_frames."""
   longest = shots.longest_of_each(source)
   if not len(longest):
@@ -190,6 +198,8 @@ def _usable(source, clip_frames, key) -> list[int]:
         f'clip_frames={clip_frames} ({key}) is more than the {longest.max()} '
         f'frames of the longest shot of {len(longest)} episodes'
     )
+  if longest.min() >= clip_frames:
+    return range(len(longest))  # Which takes no memory for millions.
   return np.flatnonzero(longest >= clip_frames).tolist()
 
 
@@ -213,17 +223,25 @@ def _select(episode, fields):
 
 
 def _cut(episode, begin, clip_frames, fields):
-  """Successive frames; strings and text stay whole."""
+  """Successive frames; strings and text stay whole.
+
+  What is stored in half precision is trained on in single.
+  """
 
   def cut(name):
     value = episode[name]
     if isinstance(value, str):
       return np.array(value, object)
     if shots.is_per_frame(name, episode):
-      return value[begin : begin + clip_frames]
-    return value
+      value = value[begin : begin + clip_frames]
+    return value.astype(np.float32) if _is_half(value.dtype) else value
 
   return {name: cut(name) for name in fields}
+
+
+def _is_half(dtype):
+  """Of float16 and bfloat16, the latter of which numpy does not know."""
+  return dtype.itemsize == 2 and dtype.kind in 'fV'
 
 
 def _map_of(episode, number):

@@ -1,37 +1,37 @@
-"""Episodes on disk: ArrayRecord files, written and read through tfds.
+"""Episodes on disk: ArrayRecord files that tfds can read.
 
-A record set is a folder that tfds names `<data_dir>/episodes/<key>/<version>`,
-with a train and a test split. The key ends in a hash of everything that the
-records depend on: asking for the same set again finds it, asking for another
-builds another. tfds writes into `incomplete.*` and renames at the end, so a set
-that can be seen is whole; what a killed build left is removed by the next one.
+A record set is a folder `<data_dir>/episodes/<key>/<version>`, with a train and
+a test split. The key ends in a hash of everything that the records depend on:
+asking for the same set again finds it, asking for another builds another. It is
+made by `shards`, so what a killed build left is used by the next one, and only
+a set that is whole can be opened.
 
-Arrays are stored as raw bytes (tfds would otherwise widen uint8 to int64),
-64x48 frames at 9.2 kB each. TensorFlow is never imported: that is why there are
-only Tensor and Text features here, no Image or Video. `data_dir` must be on a
-disk of this machine; each host of a pod makes its own, equal records.
+Arrays are stored as raw bytes, 64x48 frames at 9.2 kB each. `data_dir` is a
+folder of this machine, or one that machines share (NFS, a mounted bucket).
 """
 
 import bisect
-import contextlib
-import fcntl
+from concurrent import futures
 import functools
 import hashlib
 import itertools
 import json
 import os
-import shutil
-import tempfile
+import resource
 
 import numpy as np
 
-from worldsim_jax.data import missing
+from worldsim_jax.data import description
+from worldsim_jax.data import shards as shards_lib
 from worldsim_jax.data import shots
+from worldsim_jax.data import workers
 from worldsim_jax.errors import UserError
 
-NAME = 'episodes'
 # Part of every key: raise it when equal configurations give other episodes.
 VERSION = '1.0.1'
+ALONE = shards_lib.Share()
+READERS = 4  # threads that read ahead
+RECORDS_PER_SHARD = 256  # of a derived set
 
 
 class Source:
@@ -55,11 +55,13 @@ class Source:
     self.shapes = {  # by field; None for T, () for strings and numbers
         name: feature.shape for name, feature in builder.info.features.items()
     }
-    self._metadata = builder.info.metadata
+    self.metadata = dict(builder.info.metadata)
     self._shard_ends = list(itertools.accumulate(info.shard_lengths))
+    _allow_open_files(len(self.files))
     self._records = builder.as_data_source(split)
-    for end in self._shard_ends:
-      self[end - 1]  # A truncated file should fail now, not in an hour.
+    with futures.ThreadPoolExecutor(4 * READERS) as pool:
+      # A truncated file should fail now, not in an hour.
+      list(pool.map(lambda end: self[end - 1], self._shard_ends))
 
   def __len__(self) -> int:
     return self._shard_ends[-1]
@@ -72,16 +74,25 @@ class Source:
     except (RuntimeError, OSError, ValueError) as e:
       shard = bisect.bisect_right(self._shard_ends, index % len(self))
       raise _damaged(self.files[shard], self.directory, e) from e
-    return {
-        k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()
-    }
+    return {name: self._value(name, value) for name, value in record.items()}
+
+  def _value(self, name, value):
+    if isinstance(value, bytes):
+      return value.decode()
+    length = self.metadata.get('padded', {}).get(name)
+    if length is None:
+      return value
+    rest = [(0, length - len(value))] + [(0, 0)] * (value.ndim - 1)
+    return np.pad(value, rest)
 
   @functools.cached_property
-  def longest_shots(self) -> list[int]:
+  def longest_shots(self) -> np.ndarray:
     """Frames of the longest shot of every episode."""
-    counted = self._metadata.get('longest_shots', {}).get(self.split)
-    # Sets recorded before they were counted are read, once.
-    return counted or [shots.longest(self[i]) for i in range(len(self))]
+    runs = self.metadata.get('longest_shots', {}).get(self.split)
+    if runs is None:  # Older sets did not count them: they are read, once.
+      return np.array([shots.longest(self[i]) for i in range(len(self))])
+    values, counts = np.array([np.append(run, 1)[:2] for run in runs]).T
+    return np.repeat(values, counts)
 
   def __repr__(self):
     return f'Source({self.directory!r}, {self.split!r})'
@@ -95,40 +106,76 @@ def key_of(name: str, content: dict) -> str:
 
 def folder(data_dir: str, key: str) -> str:
   """Where the record set of a key is, or will be."""
-  return os.path.join(data_dir, NAME, key, VERSION)
+  return os.path.join(data_dir, description.NAME, key, VERSION)
 
 
-def write(data_dir: str, key: str, splits: dict) -> str:
+def is_complete(directory: str) -> bool:
+  """Whether a folder is a whole record set."""
+  return shards_lib.is_complete(directory)
+
+
+def write(
+    data_dir: str,
+    key: str,
+    splits: dict,
+    *,
+    share: shards_lib.Share = ALONE,
+    metadata: dict | None = None,
+    attach=None,
+    progress: shards_lib.Progress = shards_lib.Progress(),
+) -> str:
   """Writes a record set unless it is there already; returns its folder.
+
+  What an earlier call wrote before it was killed is kept. With more than one
+  process the set is complete (`is_complete`) when the last is done.
 
   Args:
     data_dir: shared by all record sets.
     key: from `key_of`.
-    splits: for each split, a function that returns an iterator of episodes
-      (or of any dicts of arrays and strings: `schema` is read off the first).
-      Records keep the order in which they come.
+    splits: for each split, `shards.Shards`, or a function that returns an
+      iterator of episodes, for one shard. (Or of any dicts of arrays and
+      strings: the fields are read off the first.) Records keep their order.
+    share: which part this process makes.
+    metadata: for `Source.metadata`; 'padded' maps a field to a length: it is
+      stored without zeros behind it, and has that length when it is read.
+    attach: directory -> None, writes more files before the set is complete.
+    progress: is told how it goes on.
 
   Raises:
     UserError: if there is nothing to write, or the disk refuses.
   """
   directory = folder(data_dir, key)
-  if os.path.isdir(directory):
-    return directory
-  with _alone(os.path.dirname(directory)):
-    if not os.path.isdir(directory):  # Another process may just have built it.
-      _remove_incomplete(os.path.dirname(directory))
-      try:
-        _build(data_dir, key, splits)
-      except (OSError, RuntimeError) as e:  # ArrayRecord raises the latter.
-        raise UserError(
-            f'{data_dir}: could not write records ({_line(e)}); '
-            'nothing half-written was left'
-        ) from e
+  splits = {
+      split: shards_lib.single(made) if callable(made) else made
+      for split, made in splits.items()
+  }
+  lock = '.lock' if share.count == 1 else f'.lock-{share.index}-{share.count}'
+  try:
+    # Another process may just be building it.
+    with shards_lib.alone(directory, lock):
+      if is_complete(directory) or not shards_lib.build(
+          directory, splits, share, progress
+      ):
+        return directory
+    with shards_lib.alone(directory, '.lock-description'):
+      if not is_complete(directory):
+        if attach is not None:
+          attach(directory)
+        shards_lib.describe(directory, splits, key, metadata or {})
+  except OSError as e:
+    raise UserError(
+        f'{data_dir}: could not write records ({shards_lib.line(e)})'
+    ) from e
+  finally:
+    if is_complete(directory):
+      shards_lib.sweep(directory)
   return directory
 
 
-def derive(directory: str, data_dir: str, name: str, transform) -> str:
-  """A record set made of another by a function of one episode.
+def derive(
+    directory: str, data_dir: str, name: str, transform, **options
+) -> str:
+  """A record set made of another by a function.
 
   Record i of a split comes from record i. The function may add, replace and
   drop fields; say {**episode, 'latents': encode(episode['rgb'])}.
@@ -138,174 +185,61 @@ def derive(directory: str, data_dir: str, name: str, transform) -> str:
     data_dir: where to write.
     name: says what the function does, hash of its weights included: a set of
       the same name, from the same source, is not made again.
-    transform: episode -> episode.
+    transform: iterator of episodes -> iterator of episodes, as many. It may not
+      remember what it saw in an earlier call.
+    **options: of `write`.
   """
-  key = key_of(
-      'derived', {'from': os.path.relpath(directory, data_dir), 'name': name}
-  )
-  names = list(_open_builder(directory).info.splits)
-  return write(
-      data_dir,
-      key,
-      {
-          split: lambda split=split: map(transform, _iterate(directory, split))
-          for split in names
-      },
-  )
+  origin = os.path.relpath(directory, data_dir)
+  key = key_of('derived', {'from': origin, 'name': name})
+  made = {split: of_set(directory, split).map(transform)
+          for split in _open_builder(directory).info.splits}
+  return write(data_dir, key, made, **options)
 
 
-def schema(example: dict):
-  """tfds features of an example: arrays of any length, fixed tail; strings."""
-  tfds = _tfds()
-
-  def feature(value):
-    if isinstance(value, str):
-      return tfds.features.Text()
-    value = np.asarray(value)
-    return tfds.features.Tensor(
-        shape=(None,) * bool(value.ndim) + value.shape[1:],
-        dtype=value.dtype,
-        encoding='bytes' if value.ndim else 'none',
-    )
-
-  return tfds.features.FeaturesDict({k: feature(v) for k, v in example.items()})
-
-
-def _iterate(directory, split):
+def of_set(directory: str, split: str) -> shards_lib.Shards:
+  """The episodes of a record set, read ahead, as shards of another."""
   source = Source(directory, split)
-  return (source[i] for i in range(len(source)))
-
-
-def _tfds():
-  try:
-    import array_record  # tfds would miss these two only when it writes.
-    import importlib_resources
-    import tensorflow_datasets as tfds
-  except ImportError as e:
-    raise missing(
-        'tensorflow-datasets array_record importlib_resources',
-        'reading and writing records',
-    ) from e
-  del array_record, importlib_resources
-  tfds.disable_progress_bar()
-  return tfds
+  parts = shards_lib.cut(range(len(source)), lambda _: 1, RECORDS_PER_SHARD)
+  read = lambda number: [source[number]]
+  return shards_lib.of_items(
+      parts,
+      lambda numbers: workers.threads(read, numbers, READERS),
+      min(len(source), RECORDS_PER_SHARD),
+  )
 
 
 def _open_builder(directory):
-  tfds = _tfds()
+  tfds = description.tfds()
   if not os.path.isdir(directory):
     raise UserError(f'{directory}: no such record set')
+  if os.path.isdir(shards_lib.work_folder(directory)) and not is_complete(
+      directory):
+    raise UserError(
+        f'{directory}: this record set is not complete; run what makes it '
+        'again, every process of it'
+    )
   try:
     builder = tfds.builder_from_directory(directory)
     dict(builder.info.metadata)  # It is read when it is first asked for.
     return builder
   except Exception as e:  # tfds raises what its JSON and protobuf parsers do.
     raise _damaged(
-        os.path.join(directory, 'dataset_info.json'), directory, e
+        os.path.join(directory, shards_lib.COMPLETE), directory, e
     ) from e
 
 
 def _damaged(path, directory, cause):
   return UserError(
-      f'{path} is damaged or truncated ({_line(cause)}): delete '
+      f'{path} is damaged or truncated ({shards_lib.line(cause)}): delete '
       f'{directory} and run again to rebuild it'
   )
 
 
-def _line(error):
-  """The message in one line of bounded length."""
-  return ' '.join(str(error).split())[:200]
-
-
-def _build(data_dir, key, splits):
-  """Hands the episodes to tfds."""
-  tfds = _tfds()
-  (first_split, make), *others = splits.items()
-  episodes = iter(make())
-  first = next(episodes, None)
-  if first is None:
-    raise UserError(f'{key}: there is nothing to record')
-  examples = {
-      first_split: itertools.chain([first], episodes),
-      **{split: make() for split, make in others},
-  }
-  longest = {split: [] for split in examples}
-  builder = _builder_class(tfds, key)(
-      schema(first),
-      {
-          split: enumerate(_count(episodes, longest[split], f'{key}, {split}'))
-          for split, episodes in examples.items()
-      },
-      {'longest_shots': longest},
-      data_dir=data_dir,
-      config=key,
-      file_format='array_record',
-  )
-  # tfds insists on a folder for downloads.
-  with tempfile.TemporaryDirectory() as unused:
-    builder.download_and_prepare(download_dir=unused)
-
-
-def _count(episodes, longest, name):
-  """The same episodes; appends the frames of each one's longest shot."""
-  for episode in episodes:
-    longest.append(shots.longest(episode))
-    yield episode
-  if not longest:
-    raise UserError(f'{name}: there is nothing to record')
-
-
-def _builder_class(tfds, key):
-  """The tfds builder. It is made here because importing tfds is slow."""
-
-  # Registering is for finding builders by name; ours are found by folder.
-  class Episodes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the (key, example) pairs that it is given for each split."""
-
-    VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=key, version=VERSION)]
-
-    def __init__(self, features, splits, metadata, **kwargs):
-      self._features, self._splits = features, splits
-      self._metadata = metadata
-      super().__init__(**kwargs)
-
-    def _info(self):
-      # Without shuffling, record i of a derived set is that of its source.
-      return tfds.core.DatasetInfo(
-          builder=self,
-          features=self._features,
-          disable_shuffling=True,
-          # Written with the rest, when all episodes have been counted.
-          metadata=tfds.core.MetadataDict(self._metadata),
-      )
-
-    def _split_generators(self, dl_manager):
-      del dl_manager
-      return self._splits
-
-    def _generate_examples(self):
-      raise NotImplementedError('_split_generators returns the examples')
-
-    def _log_download_bytes(self):
-      """tfds would announce a download; nothing is downloaded."""
-
-    def _log_download_done(self):
-      """Likewise."""
-
-  return Episodes
-
-
-@contextlib.contextmanager
-def _alone(directory):
-  """Holds a lock that the system releases even if this process is killed."""
-  os.makedirs(directory, exist_ok=True)
-  with open(os.path.join(directory, '.lock'), 'w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
-
-
-def _remove_incomplete(directory):
-  for name in os.listdir(directory):
-    if name.startswith('incomplete.'):
-      shutil.rmtree(os.path.join(directory, name))
+def _allow_open_files(count):
+  """Every shard stays open; the usual limit is 1024 files."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = soft + count
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  if count > soft // 2:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

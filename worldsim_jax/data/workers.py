@@ -59,6 +59,22 @@ def run(function, jobs, num_workers: int, name_of=str):
       ) from e
 
 
+def threads(function, items, num_threads: int):
+  """Yields function(item) in order, for what waits for disks or networks."""
+  pending = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    try:
+      for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > 2 * num_threads:
+          yield pending.popleft().result()
+      while pending:
+        yield pending.popleft().result()
+    finally:
+      for future in pending:
+        future.cancel()
+
+
 def _pool(num_workers, folder):
   # Spawned, not forked: this process may hold accelerator threads.
   return concurrent.futures.ProcessPoolExecutor(

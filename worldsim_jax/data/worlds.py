@@ -7,11 +7,13 @@ from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
 from worldsim_jax.data import navigator
 from worldsim_jax.data import records
+from worldsim_jax.data import shards
 from worldsim_jax.data import splits
 from worldsim_jax.data import workers
 from worldsim_jax.errors import UserError
 
 JOB_BYTES = 2**25  # of frames that a worker sends back at once
+SHARD_BYTES = 2**28  # of frames that a killed process renders again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,26 +117,33 @@ def build(world: World, data_dir: str, num_workers: int = 2) -> str:
       data_dir,
       key,
       {
-          split: lambda split=split: _episodes(world, split, num_workers)
+          split: _shards(world, split, num_workers)
           for split in splits.SPLITS
           if world.maps(split)
       },
   )
 
 
-def _episodes(world, split, num_workers):
+def _shards(world, split, num_workers):
   """All episodes of a split, in an order that workers do not change."""
-  played = workers.run(
-      _play, _jobs(world, split), num_workers, name_of=lambda job: job[1]
+  film_bytes = 3 * world.num_frames * world.height * world.width
+  parts = shards.cut(
+      list(_jobs(world, split, film_bytes)),
+      lambda job: len(job[2]) * film_bytes,
+      SHARD_BYTES,
   )
-  for films in played:
-    yield from films
+  return shards.of_items(
+      parts,
+      lambda jobs: workers.run(
+          _play, jobs, num_workers, name_of=lambda job: job[1]
+      ),
+      sum(len(numbers) for _, _, numbers in parts[0]),
+  )
 
 
-def _jobs(world, split):
+def _jobs(world, split, film_bytes):
   """(world, map, episode numbers) of one engine's work each."""
   count = world.train_episodes if split == 'train' else world.test_episodes
-  film_bytes = 3 * world.num_frames * world.height * world.width
   per_job = max(1, JOB_BYTES // film_bytes)
   for name in world.maps(split):
     for first in range(0, count, per_job):

@@ -54,3 +54,16 @@ def load(path, stage: str = '') -> World:
       return World(world.config, params, world.vae_variables, world.starts)
   raise UserError(f'{path} has no checkpoint of {stage or " or ".join(stages)} '
                   'yet.')
+
+
+def tokenizer(path) -> World:
+  """The tokenizer of a workdir, a world or a latent set; it has no student.
+
+  Raises:
+    UserError: if there is none.
+  """
+  path = epath.Path(path)
+  if files.is_world(path / LATENT_SPACE):
+    return files.load(path / LATENT_SPACE, with_student=False)
+  world = files.load(path)
+  return World(world.config, {}, world.vae_variables, world.starts)

@@ -1,7 +1,6 @@
 """The record sets of a run: frames as rendered, and latents made of them."""
 
 import functools
-import hashlib
 import os
 
 import jax
@@ -9,14 +8,11 @@ import numpy as np
 
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
-from worldsim_jax.data import shots
 from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
-from worldsim_jax.data.actions import ActionSpace
-from worldsim_jax.forcing import batches
+from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
-from worldsim_jax.models import text_encoder
-from worldsim_jax.models import tiny_vae
+from worldsim_jax.train import encoding
 
 FRAME_FIELDS = ('rgb', 'actions')
 
@@ -27,13 +23,16 @@ def latent_fields(config) -> tuple[str, ...]:
 
 
 def frames(config, workdir) -> str:
-  """The folder of the run's frames: rendered here, or the user's records."""
+  """The folder of the run's frames: rendered here, or the user's records.
+
+  With config.data.latents they are for evaluation only.
+  """
   data = config.data
   if data.records:
     return data.records
   generated = lambda split, count: splits.generated_maps(split, count)
   world = worlds.World(
-      train_maps=tuple(data.train_maps) + generated(
+      train_maps=() if data.latents else tuple(data.train_maps) + generated(
           'train', data.generated_train_maps),
       test_maps=tuple(data.test_maps) + generated(
           'test', data.generated_test_maps),
@@ -48,28 +47,45 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
 
   Models with text also get the embeddings of their captions.
   """
-  encode = jax.jit(functools.partial(vae.apply, method='encode'))
-  embed = text_encoder.make(config.text.encoder, config.text.length)
+  encoder = encoding.Encoder(config, vae, variables)
+  return records.derive(
+      directory, _data_dir(config, workdir), encoder.name, encoder,
+      metadata=encoder.metadata)
 
-  def transform(episode):
-    # Whole groups of frames only: P = 1 + s (F - 1).
-    length = len(episode['rgb']) - (len(episode['rgb']) - 1) % vae.time_stride
-    video = tiny_vae.to_float(episode['rgb'][None, :length])
-    actions = ActionSpace().normalise(episode['actions'][None, :length])
-    z, _ = encode(variables, video)
-    grouped = batches.group_actions(actions, vae.time_stride)[0]
-    made = {'latents': z[0], 'actions': grouped}
-    if config.text.dim:
-      made['text'] = embed([episode['caption']])[0]
-    made = {name: np.asarray(x, np.float32) for name, x in made.items()}
-    if 'shot_id' in episode:
-      made['shot_id'] = shots.grouped(
-          episode['shot_id'][:length], vae.time_stride)
-    return made
 
-  text = config.text
-  name = f'latents-shots-{_digest(variables)}-{text.encoder}{text.length}'
-  return records.derive(directory, _data_dir(config, workdir), name, transform)
+def check_latents(config, made_with):
+  """Raises UserError for config.data.latents that no stage can train on.
+
+  Args:
+    config: of the run.
+    made_with: the config of the tokenizer that made them.
+  """
+  source = records.Source(config.data.latents, 'train')
+  where = f'config.data.latents={config.data.latents}'
+  lost = [name for name in latent_fields(config) if name not in source.shapes]
+  if lost:
+    raise UserError(f'{where} has no field {lost[0]!r}.')
+  vae, made_by = build.tiny_vae(config), build.tiny_vae(made_with)
+  for key in config.vae:
+    if getattr(vae, key) != getattr(made_by, key):
+      raise UserError(f'{where} was made with config.vae.{key}='
+                      f'{getattr(made_by, key)}, but it is '
+                      f'{getattr(vae, key)} here.')
+  size = (*build.latent_size(config), config.vae.latent_channels)
+  if source.shapes['latents'][1:] != size:
+    raise UserError(
+        f'{where} has latents of {source.shapes["latents"][1:]}, but '
+        f'config.data.height, config.data.width and config.vae say {size}.')
+  if config.text.dim:
+    made = (source.metadata['latents']['text_encoder'],
+            source.metadata['padded']['text'], source.shapes['text'][-1])
+    wanted = (config.text.encoder, config.text.length, config.text.dim)
+    if made != wanted:
+      raise UserError(f'{where} has text of (encoder, length, dim) {made}, but '
+                      f'config.text says {wanted}.')
+  pipeline.check_lengths(source, {
+      f'config.{name}.clip_frames': config[name].clip_frames
+      for name in config.stages})
 
 
 def films(config, directory: str, count: int):
@@ -97,11 +113,3 @@ def training_batches(directory: str, fields, seed: int):
 
 def _data_dir(config, workdir) -> str:
   return config.data.dir or os.path.join(os.fspath(workdir), 'data')
-
-
-def _digest(variables) -> str:
-  """A name for a set of weights."""
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(variables):
-    digest.update(np.asarray(leaf).tobytes())
-  return digest.hexdigest()[:12]

@@ -81,6 +81,9 @@ def train_stages(config, workdir, frames_dir):
   make_batches = datasets.training_batches(
       frames_dir, datasets.FRAME_FIELDS, config.seed)
   vae_variables = None
+  if config.data.latents:
+    vae_variables = _given_tokenizer(config).vae_variables
+    make_batches = _latent_space(config, workdir, frames_dir, vae_variables)
   for name in config.stages:
     inputs = stage_lib.Inputs(
         config, make_batches,
@@ -96,15 +99,27 @@ def train_stages(config, workdir, frames_dir):
           'latent_stats': tiny_vae.measure_latent_stats(
               build.tiny_vae(config), trained[name],
               datasets.films(config, frames_dir, FILMS))}
-      files.save(World(config, {}, vae_variables, _starts(config, frames_dir)),
-                 workdir / assemble.LATENT_SPACE)
-      latents_dir = datasets.latents(
-          config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
-      make_batches = datasets.training_batches(
-          latents_dir, datasets.latent_fields(config), config.seed)
+      make_batches = _latent_space(config, workdir, frames_dir, vae_variables)
   world = World(config, trained[config.stages[-1]], vae_variables,
                 _starts(config, frames_dir))
   return world, trained
+
+
+def _latent_space(config, workdir, frames_dir, vae_variables):
+  """Saves the tokenizer; returns the batches of latents for stages."""
+  files.save(World(config, {}, vae_variables, _starts(config, frames_dir)),
+             workdir / assemble.LATENT_SPACE)
+  latents_dir = config.data.latents or datasets.latents(
+      config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
+  return datasets.training_batches(
+      latents_dir, datasets.latent_fields(config), config.seed)
+
+
+def _given_tokenizer(config):
+  """That of config.data.latents, if the run can use it."""
+  world = assemble.tokenizer(config.data.latents)
+  datasets.check_latents(config, world.config)
+  return world
 
 
 def evaluate(config, workdir, world: World, trained, frames_dir):
@@ -226,9 +241,12 @@ def check_films(config, frames_dir):
   given = frames(config.student.context_frames)
   played = {'config.evaluate.horizon + config.student.context_frames':
             given + evaluate.horizon}
+  needed = {'train': trained, 'test': played}
+  if config.data.latents:
+    _given_tokenizer(config)
+    del needed['train']
   pipeline.check_films(
-      frames_dir, {'train': trained, 'test': played},
-      height=config.data.height, width=config.data.width)
+      frames_dir, needed, height=config.data.height, width=config.data.width)
 
 
 def _starts(config, frames_dir):

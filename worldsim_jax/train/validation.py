@@ -254,11 +254,17 @@ def check_mesh(config, devices=None):
 def _check_order(config):
   for name in config.stages:
     stage = config[name]
-    if (stage.paradigm == 'tokenizer') != (name == config.stages[0]):
+    if config.data.latents and stage.paradigm == 'tokenizer':
+      raise UserError(
+          f'config.data.latents brings its tokenizer: leave {name!r} out of '
+          'config.stages.')
+    is_first = name == config.stages[0] and not config.data.latents
+    if (stage.paradigm == 'tokenizer') != is_first:
       raise UserError(
           f'config.{name}.paradigm={stage.paradigm!r}: the first of '
           'config.stages trains the tokenizer, and no other does.')
-  if config.evaluate.teacher not in config.stages[1:]:
+  models = config.stages if config.data.latents else config.stages[1:]
+  if config.evaluate.teacher not in models:
     raise UserError(
         f'config.evaluate.teacher={config.evaluate.teacher!r} is not a model '
         f'among config.stages={tuple(config.stages)}.')
