@@ -49,7 +49,8 @@ def get_config() -> ConfigDict:
       teacher_steps=16, teacher_window=6, guidance_scale=1., film_clips=4))
   config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
       slice=1, data=-1, fsdp=1, context=1, tensor=1))
-  config.loop = ConfigDict(dict(log_every=10, save_every=100, max_to_keep=2))
+  config.loop = ConfigDict(dict(
+      log_every=10, save_every=100, max_to_keep=2, keep_every=0))  # 0: none
   return config
 
 

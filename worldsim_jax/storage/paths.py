@@ -44,7 +44,7 @@ def folder(path) -> epath.Path:
   """
   if is_remote(path):
     if not os.fspath(path).startswith(_SCHEME):
-      raise UserError(f'{path}: of URLs only {_SCHEME} can be read and written.')
+      raise UserError(f'{path}: only URLs of {_SCHEME} can be used.')
     _prepare_gcs()
   return epath.Path(path)
 

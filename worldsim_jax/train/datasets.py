@@ -17,6 +17,7 @@ from worldsim_jax.forcing import batches
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
+from worldsim_jax.storage import paths
 
 FRAME_FIELDS = ('rgb', 'actions')
 
@@ -96,7 +97,8 @@ def training_batches(directory: str, fields, seed: int):
 
 
 def _data_dir(config, workdir) -> str:
-  return config.data.dir or os.path.join(os.fspath(workdir), 'data')
+  """Record sets are read at random, and so kept on this machine's disk."""
+  return config.data.dir or os.path.join(paths.local_folder(workdir), 'data')
 
 
 def _digest(variables) -> str:

@@ -59,7 +59,7 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
 
   Args:
     stage: see above.
-    config: log_every, save_every, max_to_keep.
+    config: log_every, save_every, max_to_keep, keep_every.
     seed: of the run.
     workdir: checkpoints go to workdir/<stage>.
     fingerprint: flat dict; a checkpoint made with another one is refused.
@@ -76,8 +76,8 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
   step_fn = train_state.make_train_step(stage.updates, seed)
   new_state = lambda: train_state.create(stage.init(), stage.updates)
   with jax.set_mesh(mesh), checkpoints.Checkpoints(
-      workdir / stage.name, fingerprint,
-      max_to_keep=config.max_to_keep) as saved:
+      workdir / stage.name, fingerprint, max_to_keep=config.max_to_keep,
+      keep_every=config.keep_every) as saved:
 
     # --- state and data, from the newest checkpoint or from nothing
     batches = stage.batches()
