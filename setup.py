@@ -54,7 +54,6 @@ EXTRAS_REQUIRE = {
         'pytest>=8.0',
         'pytest-xdist>=3.6',  # Compilation is single-threaded: -n 2 halves it.
         'hypothesis>=6.100',  # Properties over sampled shapes.
-        'gcp-storage-emulator>=2024.8',  # A bucket on localhost.
         *GCS,
     ],
     # Independent implementations to compare with. On Linux plain `torch` is

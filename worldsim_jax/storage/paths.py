@@ -115,7 +115,10 @@ def named_errors(path):
 def first_line(error: BaseException) -> str:
   if 'No space left' in str(error):
     return 'no space left on the device'
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+  line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+  # TensorStore's begin with what was tried and end with why not, and where.
+  line = line.partition(' [source locations=')[0]
+  return line if len(line) <= 300 else f'{line[:150]} ... {line[-150:]}'
 
 
 @functools.cache
