@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.stages = ('tokenizer', 'teacher', 'teacher_forcing', 'self_forcing')
   config.data = ConfigDict(dict(
-      dir='',  # of record sets; '' is <workdir>/data
+      dir='',  # of record sets; '' is <workdir>/data, or for a gs:// workdir
+      # ~/.cache/worldsim_jax/<bucket>/<path>/data
       records='',  # a folder of records to use instead of rendering
       height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
       actions=True, policy='random_walk', train_maps=(), test_maps=(),
