@@ -147,7 +147,7 @@ def run_with_kills(workdir, kills: int, dice, whole_seconds, counts) -> int:
 
 def measure(kills: int, seed: int, folder: pathlib.Path) -> dict:
   """Returns one row; raises UserError if anything was lost or changed."""
-  whole = folder / 'whole'
+  whole = folder / 'undisturbed'
   # Twice: the second finds compiled programs, as all after it will.
   for _ in range(2):
     shutil.rmtree(whole, ignore_errors=True)
