@@ -40,6 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 STAGES = ('tokenizer', 'teacher_forcing')
 STEPS = 12  # of each
 WORLDS = ('latent_space', 'world')
+LOOK_SECONDS = 0.005  # Between looks at the files; they cost time, too.
 SAVE_SECONDS = 0.3  # About how long a save of these small networks takes.
 
 _KILLS = flags.DEFINE_integer('kills', 50, 'At least as many.', lower_bound=1)
@@ -91,14 +92,14 @@ def kill_at_random(process, workdir, dice, whole_seconds: float) -> str | None:
     saves = dice.randint(1, STEPS)
     while saves and process.poll() is None:
       while not is_saving(workdir) and process.poll() is None:
-        time.sleep(.001)
+        time.sleep(LOOK_SECONDS)
       saves -= 1
       if saves:
         while is_saving(workdir) and process.poll() is None:
-          time.sleep(.001)
+          time.sleep(LOOK_SECONDS)
     deadline = time.time() + dice.uniform(0, SAVE_SECONDS)
   while time.time() < deadline and process.poll() is None:
-    time.sleep(.001)
+    time.sleep(LOOK_SECONDS)
   if process.poll() is not None:
     return None
   process.send_signal(signal.SIGSTOP)  # So that what it does can be looked at.
