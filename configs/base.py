@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.stages = ('tokenizer', 'teacher', 'teacher_forcing', 'self_forcing')
   config.data = ConfigDict(dict(
-      dir='',  # of record sets; '' is <workdir>/data
+      dir='',  # of record sets; '' is <workdir>/data, or for a gs:// workdir
+      # ~/.cache/worldsim_jax/<bucket>/<path>/data
       records='',  # a folder of records to use instead of rendering
       latents='',  # of a latent set, with its tokenizer: no stage trains one
       height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
@@ -52,7 +53,8 @@ def get_config() -> ConfigDict:
       teacher_steps=16, teacher_window=6, guidance_scale=1., film_clips=4))
   config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
       slice=1, data=-1, fsdp=1, context=1, tensor=1))
-  config.loop = ConfigDict(dict(log_every=10, save_every=100, max_to_keep=2))
+  config.loop = ConfigDict(dict(
+      log_every=10, save_every=100, max_to_keep=2, keep_every=0))  # 0: none
   return config
 
 

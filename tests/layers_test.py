@@ -27,6 +27,7 @@ ROWS = (  # Highest first.
     ('models',),
     ('attention', 'diffusion'),
     ('data', 'parallel'),
+    ('storage',),
     ('errors',),
 )
 HEIGHT = {name: -i for i, row in enumerate(ROWS) for name in row}
@@ -45,6 +46,7 @@ AT_MODULE_LEVEL = {
     'evaluate': RUN,
     'streaming': LIGHT,
     'data': BARE | {'absl', 'etils'},
+    'storage': BARE | {'etils'},
 }  # Any other: BARE.
 
 # These modules subclass a class of the package that they name. Whoever needs

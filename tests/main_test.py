@@ -45,8 +45,8 @@ class BadInputTest(parameterized.TestCase):
        'config.model.num_heads=5'),
       ('nothing_to_sample', ['--mode=sample', '--workdir=/nonexistent'],
        'no world here'),
-      ('bucket', [QUICKSTART, '--workdir=gs://bucket/run'],
-       '--workdir=gs://bucket/run: runs are kept in local folders'),
+      ('other_urls', [QUICKSTART, '--workdir=s3://bucket/run'],
+       's3://bucket/run: only URLs of gs:// can be used'),
       ('bad_action', ['--mode=sample', '--workdir=x', '--actions=fly*3'],
        "'fly*3'"),
   )

@@ -12,11 +12,12 @@ from ml_collections import config_flags
 
 from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
+from worldsim_jax.storage import paths
 
 _MODE = flags.DEFINE_string(
     'mode', 'train', 'train, evaluate, sample, export, record or fit.')
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of a run.')
+    'workdir', None, 'Folder of a run, local or gs://bucket/path.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Path of a config, arguments after a colon; '
     '--config.key=value overrides a key.', lock_config=True)
@@ -137,7 +138,8 @@ def main(argv):
     # Orbax tells every file that it writes, JAX every backend that it lacks.
     logging.set_verbosity(logging.WARNING)
     standard_logging.getLogger().setLevel(standard_logging.WARNING)
-  MODES[_MODE.value]()
+  with paths.named_errors(_WORKDIR.value):
+    MODES[_MODE.value]()
 
 
 def run():

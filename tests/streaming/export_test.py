@@ -87,7 +87,7 @@ class ExportTest(parameterized.TestCase):
     shutil.copytree(SAVED / 'exported', folder)
     program = folder / export.ADVANCE
     os.truncate(program, int(part * program.stat().st_size))
-    with self.assertRaisesRegex(UserError, f'{folder}: no readable .*=export'):
+    with self.assertRaisesRegex(UserError, f'{program} has .* bytes, not'):
       export.ExportedWorld(folder)
 
 

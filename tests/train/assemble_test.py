@@ -1,5 +1,7 @@
 """Any checkpoint of a causal stage is a world, be the run finished or not."""
 
+import contextlib
+import io
 import pathlib
 
 from absl.testing import absltest
@@ -99,8 +101,21 @@ class AssembleTest(absltest.TestCase):
     for file in state.rglob('*'):
       if file.is_file():
         file.write_bytes(b'')
-    with self.assertRaisesRegex(UserError, 'ing/3/state is unreadable'):
+    with self.assertRaisesRegex(UserError, 'no checkpoint .* is readable'):
       assemble.load(self.workdir)
+
+  def test_of_a_damaged_checkpoint_the_one_before_it_is_the_student(self):
+    self.save_latent_space()
+    for step in 2, 3:
+      self.save_checkpoint('self_forcing', step, student(step))
+    config = self.workdir / 'self_forcing' / '3' / 'config' / 'metadata'
+    config.write_text('[]')  # It was {}.
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+      world = assemble.load(self.workdir)
+    jax.tree.map(np.testing.assert_array_equal, world.params, student(2))
+    self.assertIn(f'{config} is damaged', printed.getvalue())
+    self.assertIn('student: self_forcing after 2 of', printed.getvalue())
 
 
 if __name__ == '__main__':

@@ -1,12 +1,11 @@
 """Whole runs at smoke size: start to end, killed, repeated, damaged."""
 
+import functools
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from benchmarks import kills
 from benchmarks import train_step
+from tests.storage import bucket
 from tests.streaming import tiny_world
 from worldsim_jax.parallel import flops
+from worldsim_jax.streaming import files
 from worldsim_jax.train import loop
 from worldsim_jax.train import run
 from worldsim_jax.train import stages
@@ -42,10 +44,10 @@ def setUpModule():
   SHARED['folder'] = pathlib.Path(folder.name)
 
 
-def start(workdir, *flags):
+def start(workdir, *flags, environment=os.environ):
   xla_flags = [flag for flag in os.environ['XLA_FLAGS'].split()
                if 'device_count' not in flag]  # One device, compiled fast.
-  environment = os.environ | {
+  environment = environment | {
       'XLA_FLAGS': ' '.join(xla_flags),
       'JAX_COMPILATION_CACHE_DIR': str(SHARED['folder'] / 'programs'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
@@ -58,10 +60,19 @@ def start(workdir, *flags):
       stderr=subprocess.STDOUT)
 
 
-def finish(workdir, *flags):
-  process = start(workdir, *flags)
+def finish(workdir, *flags, **kwargs):
+  process = start(workdir, *flags, **kwargs)
   text, _ = process.communicate(timeout=600)
   return process.returncode, text
+
+
+@functools.cache
+def whole_run():
+  """The workdir of a run that nothing disturbed."""
+  workdir = SHARED['folder'] / 'whole'
+  code, text = finish(workdir)
+  assert code == 0, text
+  return workdir
 
 
 def parameters(workdir):
@@ -126,9 +137,7 @@ class RunTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.whole = SHARED['folder'] / 'whole'
-    code, text = finish(cls.whole)
-    assert code == 0, text
+    cls.whole = whole_run()
 
   def test_a_run_leaves_all_its_results(self):
     for name in ('report.html', 'films.mp4', 'summary.json', 'metrics.jsonl',
@@ -196,35 +205,8 @@ class RunTest(absltest.TestCase):
     return shutil.copytree(self.whole, SHARED['folder'] / name)
 
   def test_kills_at_random_moments_change_nothing(self):
-    workdir, dice = SHARED['folder'] / 'killed', random.Random(0)
-    path = workdir / 'metrics.jsonl'
-    # All steps are logged, so that the log tells how far the run is.
-    flags = ['--config.loop.log_every=1', '--config.loop.save_every=2']
-    steps = range(1, STEPS * len(STAGES))
-    inside = 0
-    for threshold in sorted(dice.choices(steps, k=KILLS)):
-      process = start(workdir, *flags)
-      while not (path.exists() and
-                 len(path.read_text().splitlines()) >= threshold):
-        self.assertIsNone(process.poll(), 'ended before it was killed')
-        time.sleep(.005)
-      # Among a stage's steps, or in what follows: a save, a compilation.
-      time.sleep(dice.choice([0, dice.uniform(0, 2)]))
-      self.assertIsNone(process.poll(), 'ended before it was killed')
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
-      inside += any((workdir / name).exists() and
-                    not (workdir / name / str(STEPS)).exists()
-                    for name in STAGES)
-    self.assertGreater(inside, 0, 'no kill fell into a stage')
-    code, text = finish(workdir, *flags)
-    self.assertEqual(code, 0, text)
-    jax.tree.map(np.testing.assert_array_equal,
-                 parameters(workdir), parameters(self.whole))
-    steps = [(r['stage'], r['step']) for r in map(
-        json.loads, path.read_text().splitlines())]
-    self.assertLen(set(steps), len(steps), 'a step was logged twice')
-    self.assertLen(steps, STEPS * len(STAGES))
+    row = kills.measure(KILLS, seed=0, folder=SHARED['folder'])
+    self.assertGreaterEqual(row['kills'], KILLS)
 
   def test_nan_stops_the_run_and_names_the_step(self):
     workdir = SHARED['folder'] / 'nan'
@@ -235,6 +217,74 @@ class RunTest(absltest.TestCase):
         text, r'error: teacher: (loss|grad_norm) is (nan|inf) at step \d')
     self.assertIn(f'remove {workdir}/teacher to train', text)
     self.assertTrue((workdir / 'tokenizer' / '6').exists())
+
+
+@pytest.mark.slow
+class BucketRunTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.bucket, environment = self.enter_context(bucket.serve())
+    self.environment = environment | {
+        'XDG_CACHE_HOME': str(SHARED['folder'] / 'cache')}
+    self.workdir = f'gs://{bucket.NAME}/runs/x'
+
+  def run_main(self, *flags):
+    """For a process that reads and writes the bucket; returns its output."""
+    code, text = finish(self.workdir, *flags, environment=self.environment)
+    self.assertEqual(code, 0, text)
+    return text
+
+  def kill_when_there_is(self, *names):
+    process = start(self.workdir, environment=self.environment)
+    while not set(names) <= set(self.bucket.names()):
+      self.assertIsNone(process.poll(), 'ended before it was killed')
+      time.sleep(.05)
+    process.kill()
+    process.communicate()
+
+  def test_a_run_in_a_bucket_killed_and_damaged_ends_as_a_local_one(self):
+    # Inside a save, and between two.
+    self.kill_when_there_is('runs/x/teacher/3/state/_METADATA')
+    self.kill_when_there_is('runs/x/teacher_forcing/3/commit_success.txt',
+                            'runs/x/teacher/6/commit_success.txt')
+    config = 'runs/x/teacher/6/config/metadata'
+    self.bucket.put(config, b'{}')
+    text = self.run_main()
+    self.assertRegex(text, f'teacher/6 is unreadable .*{config} has 2 bytes')
+    self.assertIn('teacher_forcing resumes at step 3', text)
+    copy = SHARED['folder'] / 'downloaded'
+    self.bucket.download('runs/x/', copy)
+    for name in ('report.html', 'films.mp4', 'summary.json', 'config.json',
+                 'self_forcing-parameters.txt', 'tensorboard/teacher'):
+      self.assertTrue((copy / name).exists(), name)
+    self.assertEmpty(list(copy.glob('*.incomplete')))
+    # Also read as the local world that its checksums hold for.
+    jax.tree.map(np.testing.assert_array_equal,
+                 files.load(copy).variables, files.load(whole_run()).variables)
+    steps = [(r['stage'], r['step']) for r in map(
+        json.loads, (copy / 'metrics.jsonl').read_text().splitlines())]
+    self.assertLen(set(steps), len(steps), 'a step was logged twice')
+    self.assertIn('all is done', self.run_main())
+    self.run_main('--mode=sample', '--stage=teacher_forcing')
+    self.run_main('--mode=export')
+    self.assertContainsSubset(
+        {'runs/x/sample.mp4', 'runs/x/export/advance.stablehlo',
+         'runs/x/export/checksums.json'}, self.bucket.names())
+
+  def test_a_bucket_that_does_not_answer_is_one_line(self):
+    nowhere = bucket.environment('http://localhost:9')  # discard
+    for flags in [], ['--mode=sample']:
+      code, text = finish(self.workdir, *flags, environment=nowhere)
+      self.assertEqual(code, 2, text)
+      self.assertRegex(text, f'error: .*{self.workdir} cannot be .*localhost')
+      self.assertNotIn('Traceback', text)
+
+  def test_a_bucket_that_is_not_there_is_one_line(self):
+    code, text = finish('gs://nowhere/x', environment=self.environment)
+    self.assertEqual(code, 2, text)
+    self.assertRegex(text, 'error: .*gs://nowhere/x cannot be ')
+    self.assertNotIn('Traceback', text)
 
 
 if __name__ == '__main__':

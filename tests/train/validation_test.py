@@ -126,6 +126,9 @@ WRONG = (
     ('teacher_window', {'evaluate.teacher_window': 2},
      'config.evaluate.teacher_window=2 must be more than '
      'config.student.context_frames=2'),
+    ('kept_where_none_is_saved',
+     {'loop.save_every': 4, 'loop.keep_every': 6},
+     'config.loop.keep_every=6 must be 0 or a multiple of config.loop.save_'),
     ('never_saved', {'loop.save_every': 0}, 'config.loop.save_every=0 must be'),
 )
 

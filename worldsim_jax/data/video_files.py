@@ -8,6 +8,7 @@ import numpy as np
 from worldsim_jax.data import area
 from worldsim_jax.data import missing
 from worldsim_jax.errors import UserError
+from worldsim_jax.storage import paths
 
 SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
 
@@ -96,7 +97,7 @@ def write_mp4(
   """Writes uint8 [T, H, W, 3] as H.264, under its name only when complete.
 
   Args:
-    path: ends in .mp4.
+    path: ends in .mp4; local or gs://.
     rgb_THWC: the frames; odd sizes are padded by a pixel, as yuv420p needs.
     frames_per_second: of the file.
     scale: repeats pixels, so that small worlds can be seen.
@@ -115,6 +116,15 @@ def write_mp4(
       mode='edge',
   )
   rate = fractions.Fraction(frames_per_second).limit_denominator(1001)
+  try:
+    with paths.local_file(path) as local:
+      _encode(local, rgb, rate, quality)
+  except (av.error.FFmpegError, OSError, *paths.remote_errors()) as e:
+    raise UserError(f'{path}: cannot write the film ({e})') from e
+
+
+def _encode(path, rgb, rate, quality):
+  av = _av()
   partial = f'{path}.{os.getpid()}.partial'
   try:
     with av.open(
@@ -127,8 +137,6 @@ def write_mp4(
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
       container.mux(stream.encode())
     os.replace(partial, path)
-  except (av.error.FFmpegError, OSError) as e:
-    raise UserError(f'{path}: cannot write the film ({e})') from e
   finally:
     if os.path.exists(partial):
       os.remove(partial)

@@ -30,6 +30,7 @@ import numpy as np
 
 from worldsim_jax import errors
 from worldsim_jax.evaluate import report_style
+from worldsim_jax.storage import paths
 
 _PACKAGES = (
     'jax',
@@ -354,21 +355,18 @@ def read_metrics(workdir) -> dict[str, list[dict]]:
 
 def write_atomically(path, text: str):
   """Replaces a file in one go: a reader sees the old text or the new."""
-  path = epath.Path(path)
-  temporary = path.with_name(f'{path.name}.tmp')
   with named_write_errors(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text)
-    temporary.replace(path)
+    paths.write_text(path, text)
 
 
 @contextlib.contextmanager
 def named_write_errors(path):
   try:
     yield
-  except OSError as error:
+  except (OSError, *paths.remote_errors()) as error:
+    reason = getattr(error, 'strerror', None) or error
     raise errors.UserError(
-        f'cannot write {path}: {error.strerror or error}. Make room or choose '
+        f'cannot write {path}: {reason}. Make room or choose '
         'another --workdir, then run the same command to resume.'
     ) from error
 

@@ -12,7 +12,6 @@ Trees cross the border as flat lists of arrays, in the order of jax.tree.leaves.
 """
 
 import jax
-from etils import epath
 import jax.numpy as jnp
 from jax import export as jax_export
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 
@@ -91,7 +91,7 @@ class ExportedWorld:
     Raises:
       UserError: if the programs are not there or not readable.
     """
-    path = epath.Path(path)
+    path = paths.folder(path)
     self._world = files.load(path)
     try:
       self._start, self._advance = (

@@ -1,20 +1,22 @@
 """Worlds on disk: a folder with config.json, starts.npz and params/.
 
 This is what a finished run leaves in <workdir>/world, what `--mode=export`
-writes and what `worldsim_jax.load` reads.
+writes and what `worldsim_jax.load` reads. checksums.json, written last, tells
+whether its files are what they were.
 """
 
 import contextlib
 import json
 import zipfile
 
-from etils import epath
 import jax
 import ml_collections
 import numpy as np
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.storage import checksums
+from worldsim_jax.storage import paths
 from worldsim_jax.streaming.world import World
 
 CONFIG, STARTS, PARAMS = 'config.json', 'starts.npz', 'params'
@@ -31,30 +33,23 @@ def save(world: World, directory, extra=()):
   Raises:
     UserError: if there is something else, or the disk refuses.
   """
-  directory = epath.Path(directory)
-  incomplete, replaced = (
-      directory.parent / f'{directory.name}.{suffix}'
-      for suffix in ('incomplete', 'replaced'))
+  directory = paths.folder(directory)
   if not _is_replaceable(directory):
     raise UserError(f'{directory} is there and is no world; it is left as it '
                     'is. Write to another folder (--target).')
+  replace = _replace_object if paths.is_remote(directory) else _replace_folder
   try:
-    _remove(incomplete, replaced)  # Of a process that was killed.
-    _write(world, incomplete, dict(extra))
-    if directory.exists():
-      directory.rename(replaced)
-    incomplete.rename(directory)
-    _remove(replaced)
-  except (OSError, ValueError) as e:
-    with contextlib.suppress(OSError):
-      _remove(incomplete)
-    raise UserError(f'{directory} could not be written: {_line(e)}') from e
+    replace(world, directory, dict(extra))
+  except (OSError, ValueError, *paths.remote_errors()) as e:
+    raise UserError(
+        f'{directory} could not be written: {paths.first_line(e)}') from e
 
 
 def is_world(directory) -> bool:
   """Whether `save` wrote it."""
-  directory = epath.Path(directory)
-  return (directory / CONFIG).exists() and (directory / PARAMS).exists()
+  directory = paths.folder(directory)
+  return ((directory / CONFIG).exists() and (directory / PARAMS).exists()
+          and not _is_half_written(directory))
 
 
 def load(path, with_student: bool = True) -> World:
@@ -65,9 +60,10 @@ def load(path, with_student: bool = True) -> World:
     with_student: False for one that was saved without (params = {}).
 
   Raises:
-    UserError: if there is no world, or it does not fit its configuration.
+    UserError: if there is no world, a file of it is damaged, or it does not
+      fit its configuration.
   """
-  path = epath.Path(path)
+  path = paths.folder(path)
   for directory in (path, path / 'world'):
     if is_world(directory):
       break
@@ -75,6 +71,8 @@ def load(path, with_student: bool = True) -> World:
     raise UserError(
         f'{path}: no world here (no {CONFIG} with {PARAMS}/, also not in '
         'world/); a run leaves one when all its stages are done.')
+  # Users put films beside a world.
+  checksums.check(directory, extra_files=True)
   with _readable(directory / CONFIG):
     config = ml_collections.ConfigDict(
         json.loads((directory / CONFIG).read_text()))
@@ -89,7 +87,7 @@ def load(path, with_student: bool = True) -> World:
         shapes)
     with _checkpointer() as checkpointer:
       variables = checkpointer.restore(
-          (directory / PARAMS).resolve(), expected)
+          paths.absolute(directory / PARAMS), expected)
   with _readable(directory / STARTS), (directory / STARTS).open('rb') as f:
     starts = np.load(f)['frames']
   return World(config, variables['student'], variables['vae'], starts)
@@ -109,15 +107,46 @@ def initial_variables(config):
       'vae': vae.init(key, video)}
 
 
+def _replace_folder(world, directory, extra):
+  """Under another name until it is complete."""
+  incomplete = _beside(directory, 'incomplete')
+  replaced = _beside(directory, 'replaced')
+  try:
+    _remove(incomplete, replaced)  # Of a process that was killed.
+    _write(world, incomplete, extra)
+    if directory.exists():
+      directory.rename(replaced)
+    incomplete.rename(directory)
+    _remove(replaced)
+  except (OSError, ValueError):
+    with contextlib.suppress(OSError):
+      _remove(incomplete)
+    raise
+
+
+def _replace_object(world, directory, extra):
+  """In a bucket, where folders have no name to change: a file marks it."""
+  incomplete = _beside(directory, 'incomplete')
+  incomplete.write_text('The world beside this file is being written.')
+  _remove(directory)
+  _write(world, directory, extra)
+  incomplete.unlink()
+
+
 def _write(world, directory, extra):
-  directory.mkdir(parents=True)
+  directory.mkdir(parents=True, exist_ok=True)
   (directory / CONFIG).write_text(world.config.to_json(indent=2))
   with (directory / STARTS).open('wb') as f:
     np.savez_compressed(f, frames=world.starts)
   with _checkpointer() as checkpointer:
-    checkpointer.save((directory / PARAMS).resolve(), world.variables)
+    checkpointer.save(paths.absolute(directory / PARAMS), world.variables)
   for name, content in extra.items():
     (directory / name).write_bytes(content)
+  checksums.write(directory)
+
+
+def _beside(directory, suffix: str):
+  return directory.parent / f'{directory.name}.{suffix}'
 
 
 def _is_replaceable(directory) -> bool:
@@ -126,7 +155,13 @@ def _is_replaceable(directory) -> bool:
     return True
   if not directory.is_dir():
     return False
-  return is_world(directory) or not list(directory.iterdir())
+  return (is_world(directory) or _is_half_written(directory)
+          or not list(directory.iterdir()))
+
+
+def _is_half_written(directory) -> bool:
+  return (paths.is_remote(directory)
+          and _beside(directory, 'incomplete').exists())
 
 
 def _remove(*directories):
@@ -143,11 +178,7 @@ def _readable(path):
   except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError,
           zipfile.BadZipFile) as e:
     raise UserError(f'{path} is damaged, or does not fit the files beside it: '
-                    f'{_line(e)}') from e
-
-
-def _line(error) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                    f'{paths.first_line(e)}') from e
 
 
 def _checkpointer():

@@ -7,10 +7,10 @@ soon as latents are) and the network of a causal stage's newest checkpoint.
 
 import json
 
-from etils import epath
 import ml_collections
 
 from worldsim_jax.errors import UserError
+from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import checkpoints
@@ -31,7 +31,12 @@ def load(path, stage: str = '') -> World:
   Raises:
     UserError: if there is no world, or the stage is not causal.
   """
-  path = epath.Path(path)
+  path = paths.folder(path)
+  with paths.named_errors(path):
+    return _load(path, stage)
+
+
+def _load(path, stage: str) -> World:
   if not stage and (files.is_world(path) or files.is_world(path / WORLD)):
     return files.load(path)
   if not files.is_world(path / LATENT_SPACE):

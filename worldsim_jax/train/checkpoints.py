@@ -2,8 +2,13 @@
 
 A checkpoint holds the `TrainState` (parameters, optimisers, averages, step),
 the state of the data iterator and the configuration that made it. Orbax writes
-into a temporary directory and renames it when everything is on disk, so a
-process that dies while saving leaves the previous checkpoint as the latest one.
+into a temporary directory and renames it when everything is on disk (in a
+bucket: marks it as complete), so a process that dies while saving leaves the
+previous checkpoint as the latest one.
+
+Orbax itself does not notice a byte of an array that has changed on disk. So a
+checkpoint is given checksums of its files before it is complete; one that does
+not match them is passed over for the one before it.
 """
 
 import contextlib
@@ -15,14 +20,19 @@ import sys
 from typing import Any, Iterator
 
 from absl import logging
-from etils import epath
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 import orbax.checkpoint as ocp
 
 from worldsim_jax.errors import UserError
+from worldsim_jax.storage import checksums
+from worldsim_jax.storage import paths
 
 _ORBAX = os.path.dirname(os.path.abspath(ocp.__file__))
 _WRITE_ERRORS = (OSError, ValueError)
+# Orbax completes these last. They hold times and nothing that is restored.
+_WRITTEN_LAST = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 
 class Checkpoints:
@@ -32,6 +42,7 @@ class Checkpoints:
     directory: local or gs:// path; made if it is not there.
     config: a flat dict of what a run that resumes must have in common.
     max_to_keep: older checkpoints are deleted.
+    keep_every: but not those of steps that are multiples of this; 0: of none.
     announce: called with one line when something is worth saying.
 
   Raises:
@@ -39,17 +50,22 @@ class Checkpoints:
   """
 
   def __init__(self, directory, config: dict[str, Any], *, max_to_keep: int = 2,
-               announce=print):
-    self._directory = _absolute(directory)
+               keep_every: int = 0, announce=print):
+    self._directory = paths.absolute(directory)
     self._config = json.loads(json.dumps(config))
     self._announce = announce
+    self._damaged = []  # Steps that `restore` passed over.
+    self._saving = None  # The step whose files are being written.
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep, cleanup_tmp_directories=True, create=True)
+        preservation_policy=_preserved(max_to_keep, keep_every),
+        cleanup_tmp_directories=True, create=True,
+        async_options=ocp.options.AsyncOptions(
+            post_finalization_callback=self._add_checksums))
     try:
       self._manager = ocp.CheckpointManager(self._directory, options=options)
-    except OSError as error:
+    except (OSError, *paths.remote_errors()) as error:
       raise UserError(f'cannot keep checkpoints in {self._directory}: '
-                      f'{_first_line(error)}.') from error
+                      f'{paths.first_line(error)}.') from error
     self._filter = _RaisedAnyway()
     logging.get_absl_logger().addFilter(self._filter)
     _drop_late_callbacks()
@@ -65,9 +81,12 @@ class Checkpoints:
       UserError: if this or the previous save could not be written.
     """
     with self._named_errors():
-      # One that `restore` found unreadable, or it would not be written again.
-      if step in self._manager.all_steps():
-        self._manager.delete(step)
+      self._manager.wait_until_finished()
+      # What `restore` found damaged is in the way, or would be taken for newer
+      # than what is saved from now on.
+      for old in {step, *self._damaged} & set(self._manager.all_steps()):
+        self._manager.delete(old)
+      self._damaged, self._saving = [], step
       self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
           data=ocp.args.JsonSave(iterator_state),
@@ -92,26 +111,27 @@ class Checkpoints:
       like: a state of arrays or ShapeDtypeStructs; shardings are obeyed.
 
     Returns:
-      (state, data iterator state). A checkpoint that cannot be read is skipped
-      for the one before it, and said.
+      (state, data iterator state). A damaged checkpoint is skipped for the one
+      before it, and said.
 
     Raises:
-      UserError: if it belongs to another configuration, or none is readable.
+      UserError: if it belongs to another configuration, or all are damaged.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
       try:
-        check_same_config(
-            _config_of(self._manager, step), self._config, self._directory)
+        _check_files(self._directory / str(step))
+      except checksums.Damaged as error:
+        self._damaged.append(step)
+        self._announce(_passed_over(self._directory, step, error))
+        continue
+      check_same_config(
+          _config_of(self._manager, step), self._config, self._directory)
+      with _whole_but_unreadable(self._directory, step):
         restored = self._manager.restore(step, args=ocp.args.Composite(
             state=ocp.args.StandardRestore(like),
             data=ocp.args.JsonRestore()))
-        return restored['state'], restored['data']
-      except UserError:
-        raise
-      except Exception as error:  # Orbax raises many types for a broken file.
-        self._announce(f'checkpoint {self._directory}/{step} is unreadable '
-                       f'({_first_line(error)}); trying the one before it')
+      return restored['state'], restored['data']
     if steps:
       raise UserError(f'no checkpoint in {self._directory} is readable: remove '
                       'the folder to train this stage again.')
@@ -129,55 +149,112 @@ class Checkpoints:
     finally:
       logging.get_absl_logger().removeFilter(self._filter)
 
+  def _add_checksums(self):
+    """Runs in Orbax's thread, of the first process, before it commits."""
+    # Locally the folder has another name until it is complete.
+    [folder] = [path for path in self._directory.iterdir()
+                if path.name.partition('.')[0] == str(self._saving)]
+    checksums.write(folder, later=_WRITTEN_LAST)
+
   @contextlib.contextmanager
   def _named_errors(self) -> Iterator[None]:
     try:
       yield
-    except _WRITE_ERRORS as error:
+    except (*_WRITE_ERRORS, *paths.remote_errors()) as error:
       last = self._manager.latest_step()
       kept = ('there is no earlier checkpoint' if last is None
               else f'the last good checkpoint is step {last}')
       raise UserError(f'could not save to {self._directory}: '
-                      f'{_first_line(error)}; {kept}.') from error
+                      f'{paths.first_line(error)}; {kept}.') from error
 
 
-def newest_params(directory, network: str) -> tuple[int, Any] | None:
-  """The best parameters of a network in the newest checkpoint.
+def newest_params(directory, network: str,
+                  announce=print) -> tuple[int, Any] | None:
+  """The best parameters of a network in the newest readable checkpoint.
 
   Args:
     directory: of a stage, as given to `Checkpoints`.
     network: its name.
+    announce: called with one line for a checkpoint that is passed over.
 
   Returns:
     (finished steps, parameters on the first device): averaged ones where there
     are any; optimisers are not read. None if there is no checkpoint.
 
   Raises:
-    UserError: if the checkpoint cannot be read.
+    UserError: if no checkpoint can be read.
   """
-  directory = _absolute(directory)
-  if not directory.exists():
-    return None
-  with _opened(directory) as manager:
-    step = manager.latest_step()
-  if step is None:
-    return None
-  state = directory / str(step) / 'state'
+  directory = paths.absolute(directory)
+  steps = _steps(directory)
+  for step in steps:
+    try:
+      _check_files(directory / str(step))
+    except checksums.Damaged as error:
+      announce(_passed_over(directory, step, error))
+      continue
+    with _whole_but_unreadable(directory, step):
+      return step, _read_params(directory / str(step) / 'state', network)
+  if steps:
+    raise UserError(f'no checkpoint in {directory} is readable.')
+  return None
+
+
+def _read_params(state, network: str):
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    try:
-      tree = reader.metadata(state).item_metadata.tree
-      part = 'ema' if network in tree.get('ema', {}) else 'params'
-      wanted = {part: {network: jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-          tree[part][network])}}
-      read = reader.restore(state, args=ocp.args.PyTreeRestore(
-          wanted, partial_restore=True,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
-    except Exception as error:  # Orbax raises many types for a broken file.
-      raise UserError(f'checkpoint {state} is unreadable: '
-                      f'{_first_line(error)}.') from error
-  return step, read[part][network]
+    tree = reader.metadata(state).item_metadata.tree
+    part = 'ema' if network in tree.get('ema', {}) else 'params'
+    wanted = {part: {network: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        tree[part][network])}}
+    read = reader.restore(state, args=ocp.args.PyTreeRestore(
+        wanted, partial_restore=True,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
+  return read[part][network]
+
+
+def _check_files(folder, under: str = ''):
+  """Compares a checkpoint with its checksums, the work shared by processes.
+
+  Raises:
+    checksums.Damaged: in all processes, if any of them found damage.
+  """
+  found, count = None, jax.process_count()
+  try:
+    checksums.check(folder, under, share=(jax.process_index(), count))
+  except checksums.Damaged as error:
+    found = error
+  # All must go on with the same checkpoint.
+  if count > 1 and multihost_utils.process_allgather(
+      np.array(found is not None)).any():
+    found = found or checksums.Damaged('another process found damage')
+  if found:
+    raise found
+
+
+@contextlib.contextmanager
+def _whole_but_unreadable(directory, step: int) -> Iterator[None]:
+  """Says so; to go on from an older one would lose what is not damaged."""
+  try:
+    yield
+  except Exception as error:  # Orbax raises many types.
+    raise UserError(
+        f'checkpoint {directory}/{step} is whole but cannot be read: '
+        f'{paths.first_line(error)}.') from error
+
+
+def _passed_over(directory, step: int, error: Exception) -> str:
+  return (f'checkpoint {directory}/{step} is unreadable '
+          f'({paths.first_line(error)}); trying the one before it')
+
+
+def _preserved(max_to_keep: int, keep_every: int):
+  policies = ocp.checkpoint_managers
+  newest = policies.LatestN(max_to_keep)
+  if not keep_every:
+    return newest
+  return policies.AnyPreservationPolicy(
+      [newest, policies.EveryNSteps(keep_every)])
 
 
 class _RaisedAnyway(standard_logging.Filter):
@@ -217,18 +294,25 @@ def finished_steps(directory, config: dict[str, Any]) -> int:
     UserError: if it belongs to another configuration. One that cannot be read
       is passed over, as by `Checkpoints.restore`.
   """
-  directory = _absolute(directory)
-  if not directory.exists():
-    return 0
-  with _opened(directory) as manager:
-    for step in sorted(manager.all_steps(), reverse=True):
-      try:
-        saved = _config_of(manager, step)
-      except Exception:  # Whoever restores it says so.
-        continue
-      check_same_config(saved, json.loads(json.dumps(config)), directory)
-      return step
+  directory = paths.absolute(directory)
+  for step in _steps(directory):
+    try:
+      checksums.check(directory / str(step), under='config')
+    except checksums.Damaged:  # Whoever restores it says so.
+      continue
+    with _opened(directory) as manager:
+      saved = _config_of(manager, step)
+    check_same_config(saved, json.loads(json.dumps(config)), directory)
+    return step
   return 0
+
+
+def _steps(directory) -> list[int]:
+  """The steps of all checkpoints, newest first."""
+  if not directory.exists():
+    return []
+  with _opened(directory) as manager:
+    return sorted(manager.all_steps(), reverse=True)
 
 
 def _opened(directory):
@@ -255,15 +339,3 @@ def check_same_config(saved: dict[str, Any], current: dict[str, Any], where):
         f'{where} was made with another configuration: {changes}{more}. Use '
         f'that configuration or another --workdir, or remove {where} and the '
         'folders of later stages to train them again; earlier stages stay.')
-
-
-def _absolute(directory) -> epath.Path:
-  """Orbax takes absolute paths only."""
-  is_url = '://' in str(directory)
-  return epath.Path(directory if is_url else os.path.abspath(directory))
-
-
-def _first_line(error: BaseException) -> str:
-  if 'No space left' in str(error):
-    return 'no space left on the device'
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -12,6 +12,7 @@ from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.storage import paths
 from worldsim_jax.train import encoding
 
 FRAME_FIELDS = ('rgb', 'actions')
@@ -112,4 +113,5 @@ def training_batches(directory: str, fields, seed: int):
 
 
 def _data_dir(config, workdir) -> str:
-  return config.data.dir or os.path.join(os.fspath(workdir), 'data')
+  """Record sets are read at random, and so kept on this machine's disk."""
+  return config.data.dir or os.path.join(paths.local_folder(workdir), 'data')

@@ -6,17 +6,24 @@ metrics.jsonl holds one JSON object per logged step of every stage,
 
 and has every step once, however often the run was killed and resumed. The
 event files are written by TensorBoard alone (no TensorFlow).
+
+A bucket cannot append: there, `flush` replaces both by what they have become.
+The loop calls it before every save, so that a log reaches as far as the newest
+checkpoint; metrics.jsonl is also replaced once a minute.
 """
 
+import contextlib
 import json
 import math
 import os
+import tempfile
 import time
 
 import numpy as np
 
 from worldsim_jax.evaluate import films
 from worldsim_jax.evaluate import report
+from worldsim_jax.storage import paths
 
 _SECONDS_BETWEEN_UPLOADS = 60.0
 
@@ -29,7 +36,7 @@ class JsonLines:
   ):
     self.path, self._stage = path, stage
     if appends is None:
-      appends = '://' not in os.fspath(path)
+      appends = not paths.is_remote(path)
     self._appends = appends
     old = path.read_text() if path.exists() else ''
     self._lines = [
@@ -69,9 +76,9 @@ class JsonLines:
 
 
 class EventWriter:
-  """Scalars and animated films of one stage under `folder`."""
+  """Scalars and animated films of one stage under `folder`, or in a bucket."""
 
-  def __init__(self, folder: str, first_step: int = 0):
+  def __init__(self, folder, first_step: int = 0):
     try:
       from tensorboard.compat.proto import event_pb2
       from tensorboard.compat.proto import summary_pb2
@@ -81,7 +88,12 @@ class EventWriter:
           'Event files need TensorBoard: pip install tensorboard'
       ) from error
     self._event, self._summary = event_pb2, summary_pb2
-    self._writer = event_file_writer.EventFileWriter(folder)
+    self._remote = paths.folder(folder) if paths.is_remote(folder) else None
+    self._cleanup = contextlib.ExitStack()
+    if self._remote:
+      folder = self._cleanup.enter_context(tempfile.TemporaryDirectory())
+    self._folder = os.fspath(folder)
+    self._writer = event_file_writer.EventFileWriter(self._folder)
     # Tells TensorBoard to forget what a killed run wrote from here on.
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._writer.add_event(
@@ -122,9 +134,16 @@ class EventWriter:
 
   def flush(self):
     self._writer.flush()
+    self._upload()
 
   def close(self):
-    self._writer.close()
+    with self._cleanup:
+      self._writer.close()
+      self._upload()
+
+  def _upload(self):
+    for name in os.listdir(self._folder) if self._remote else ():
+      paths.upload(os.path.join(self._folder, name), self._remote / name)
 
 
 def _plain(value: float):

@@ -62,7 +62,7 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
   Args:
     stage: see above.
     trained: the networks of the stages before, by stage name.
-    config: log_every, save_every, max_to_keep.
+    config: log_every, save_every, max_to_keep, keep_every.
     seed: of the run.
     workdir: checkpoints go to workdir/<stage>.
     fingerprint: flat dict; a checkpoint made with another one is refused.
@@ -78,8 +78,8 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
   with jax.set_mesh(mesh), checkpoints.Checkpoints(
-      workdir / stage.name, fingerprint,
-      max_to_keep=config.max_to_keep) as saved:
+      workdir / stage.name, fingerprint, max_to_keep=config.max_to_keep,
+      keep_every=config.keep_every) as saved:
 
     # --- state and data, from the newest checkpoint or from nothing
     batches = stage.batches()

@@ -24,6 +24,7 @@ import numpy as np
 from worldsim_jax import errors
 from worldsim_jax.evaluate import report
 from worldsim_jax.parallel import chips
+from worldsim_jax.storage import paths
 from worldsim_jax.train import events
 from worldsim_jax.train import terminal
 
@@ -98,12 +99,13 @@ class MetricLogger:
     self._memory = memory()
     self._file = self._events = self._line = None
     if jax.process_index() == 0:
-      self._workdir.mkdir(parents=True, exist_ok=True)
+      if not paths.is_remote(workdir):
+        self._workdir.mkdir(parents=True, exist_ok=True)
       self._file = events.JsonLines(
           self._workdir / 'metrics.jsonl', stage, first_step
       )
       self._events = events.EventWriter(
-          os.fspath(self._workdir / 'tensorboard' / stage), first_step
+          self._workdir / 'tensorboard' / stage, first_step
       )
       self._line = terminal.ProgressLine(stage, num_steps, stream)
       if first_step >= num_steps:

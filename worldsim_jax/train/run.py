@@ -8,8 +8,6 @@ import json
 import os
 import time
 
-from etils import epath
-
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
 from worldsim_jax.data import video_files
@@ -19,6 +17,7 @@ from worldsim_jax.evaluate import report
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import assemble
@@ -39,7 +38,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
 
   Args:
     config: see configs/base.py.
-    workdir: folder of the run.
+    workdir: folder of the run, local or gs://.
     evaluate_again: repeats the evaluation of a run whose stages are done.
 
   Returns:
@@ -48,11 +47,8 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   Raises:
     UserError: for what the user can mend, in one line.
   """
-  if '://' in os.fspath(workdir):
-    raise UserError(f'--workdir={workdir}: runs are kept in local folders; '
-                    'mount the bucket (gcsfuse) and give its path.')
   validation.check_run(config)
-  workdir = epath.Path(workdir)
+  workdir = paths.folder(workdir)
   unfinished = unfinished_stages(config, workdir)
   if evaluate_again and unfinished:
     raise UserError(
@@ -175,15 +171,16 @@ def flatten(tree: dict, prefix: str = '') -> dict:
 
 def prepare_workdir(workdir):
   """Makes the folder, or says in one line why it cannot be used."""
-  workdir = epath.Path(workdir)
+  workdir = paths.folder(workdir)
   probe = workdir / f'.writable-{os.getpid()}'
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
+    if not paths.is_remote(workdir):  # gcsfs would make a missing bucket.
+      workdir.mkdir(parents=True, exist_ok=True)
     try:
       probe.write_bytes(PROBE)
     finally:
       probe.unlink(missing_ok=True)
-  except OSError as e:
+  except (OSError, *paths.remote_errors()) as e:
     raise UserError(f'--workdir={workdir} cannot be written: {e}') from e
 
 
@@ -198,7 +195,7 @@ def unfinished_stages(config, workdir) -> list[str]:
         name for name in config.stages
         if config[name].num_steps != checkpoints.finished_steps(
             workdir / name, fingerprint(config, name))]
-  except OSError as e:
+  except (OSError, *paths.remote_errors()) as e:
     raise UserError(f'--workdir={workdir} cannot be read: {e}') from e
 
 

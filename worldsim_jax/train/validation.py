@@ -218,7 +218,12 @@ def _check_evaluation(config):
 
 
 def _check_loop(config):
-  _check_counts('config.loop', config.loop, config.loop.keys())
+  loop = config.loop
+  _check_counts('config.loop', loop, set(loop.keys()) - {'keep_every'})
+  if loop.keep_every < 0 or loop.keep_every % loop.save_every:
+    raise UserError(
+        f'config.loop.keep_every={loop.keep_every} must be 0 or a multiple of '
+        f'config.loop.save_every={loop.save_every}.')
 
 
 def _check_text(config):

@@ -1,0 +1,1 @@
+"""Folders, local or gs://, and checksums of the files in them."""
