@@ -171,7 +171,8 @@ class BatchesTest(absltest.TestCase):
     stage = config().teacher
     stage.update(dict(batch_size=2, clip_frames=4))
     return datasets.training_batches(
-        latents_dir(), datasets.latent_fields(config()), seed)(stage)()
+        latents_dir(), datasets.latent_fields(config()), seed,
+        meshes.make_mesh(devices=jax.devices()[:1]))(stage)()
 
   def test_a_stage_gets_clips_of_its_own_size(self):
     batch = next(self.batches())

@@ -14,6 +14,8 @@ import math
 
 import jax
 from jax.experimental import mesh_utils
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -156,21 +158,24 @@ def fetch(tree):
   """The same arrays for use in one process alone; all processes must call it.
 
   Arrays that no other process has a part of are returned as they are; others
-  are gathered on the first device of each process.
+  are gathered on one device of each process.
   """
   def local(x):
-    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    if not _is_spread(x):
       return x
-    everywhere = NamedSharding(x.sharding.mesh, PartitionSpec())
-    return _put(x, everywhere).addressable_data(0)
+    return jnp.asarray(multihost_utils.process_allgather(x, tiled=True))
 
   return jax.tree.map(local, tree)
 
 
 def _put(x, sharding):
   """device_put that sends nothing between processes if all have the value."""
-  is_spread = isinstance(x, jax.Array) and not x.is_fully_addressable
-  if sharding.is_fully_addressable or is_spread:
+  if sharding.is_fully_addressable or _is_spread(x):
     return jax.device_put(x, sharding)
   x = np.asarray(x)
   return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+
+def _is_spread(x) -> bool:
+  """Whether other processes hold parts of an array."""
+  return isinstance(x, jax.Array) and not x.is_fully_addressable

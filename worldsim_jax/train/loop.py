@@ -3,16 +3,21 @@
   state → data → step → log → save, until num_steps
 
 The host never waits for the device inside the loop: metrics are read one step
-late, checkpoints are copied and written in the background.
+late, checkpoints are copied and written in the background. A signal to stop is
+obeyed after a step, by all processes after the same one.
 """
 
+import contextlib
 import dataclasses
 from typing import Any, Callable
 
 import jax
 
+from worldsim_jax.errors import Preempted
+from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.parallel import preemption
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import metrics as metrics_lib
 from worldsim_jax.train import state as train_state
@@ -71,6 +76,7 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
   Raises:
     UserError: if a loss or a gradient is not finite (the last good checkpoint
       stays), or the checkpoints cannot be read or written.
+    Preempted: after saving, if some process was told to stop.
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
@@ -95,10 +101,13 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
         flops_per_step=model_flops(
-            stage, step_fn, state, frozen, _peek(batches)))
+            stage, step_fn, state, frozen,
+            meshes.place_batch(mesh, _peek(batches))))
 
     # --- steps
-    with logger:
+    stop_sign = preemption.StopSign(mesh)
+    distributed.tell_progress(lambda: _resumes(stage, saved.latest_step()))
+    with logger, contextlib.ExitStack() as until_saved:
       if not first:
         logger.parameters(state.params)
       for step in range(first, stage.num_steps):
@@ -106,13 +115,26 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
         state, metrics = step_fn(state, frozen, batch)
         logger.push(step, train_state.trained_metrics(
             metrics, stage.updates, step))
-        done = step + 1
-        if done % config.save_every == 0 or done == stage.num_steps:
+        if step == first:  # Before it there is nothing to save.
+          until_saved.enter_context(preemption.deferred())
+        done, stops = step + 1, stop_sign.is_up()
+        if stops or done % config.save_every == 0 or done == stage.num_steps:
           # Reads this step's loss and gradient norms, and raises where one is
           # not finite: parameters that are NaN are never saved.
           with logger.paused():
             saved.save(done, state, batches.get_state())
+        if stops:
+          saved.wait()
+          raise Preempted(f'{_resumes(stage, done)} with the same command',
+                          agreed=True)
   return state
+
+
+def _resumes(stage, step) -> str:
+  """The end of a sentence about what ended the run."""
+  if step is None:
+    return f'stage {stage.name} begins anew, earlier ones are kept'
+  return f'stage {stage.name} is saved and resumes at step {step}'
 
 
 def model_flops(stage: Stage, step_fn, state, frozen, batch) -> float:
