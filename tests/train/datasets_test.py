@@ -18,6 +18,7 @@ from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.train import datasets
 
 # Of this process: someone else may be running the same tests.

@@ -74,12 +74,10 @@ def make_iterator(
     return _cut(episode, begin, clip_frames, fields)
 
   clips = grain.MapDataset.source(usable).seed(seed).shuffle().repeat()
-  # grain seeds a random_map by its place in the chain: without [::1], which
-  # does nothing else, runs would no longer see the clips that they have seen.
+  # grain seeds a random_map by its place in the chain: [::1] only keeps it.
   clips = clips[::1].random_map(cut_at_random)
-  rows = range(batch_size) if rows is None else rows
-  dataset = grain.MapDataset.source(_Rows(clips, batch_size, rows))
-  dataset = dataset.batch(len(rows))
+  rows = _Rows(clips, batch_size, rows)
+  dataset = grain.MapDataset.source(rows).batch(rows.count)
   options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
   )
@@ -91,13 +89,15 @@ class _Rows:
 
   def __init__(self, clips, batch_size, rows):
     self._clips, self._batch_size = clips, batch_size
+    rows = range(batch_size) if rows is None else rows
     self._rows = [int(row) for row in rows]
+    self.count = len(self._rows)
 
   def __len__(self):
-    return len(self._clips) // self._batch_size * len(self._rows)
+    return len(self._clips) // self._batch_size * self.count
 
   def __getitem__(self, index):
-    batch, row = divmod(index, len(self._rows))
+    batch, row = divmod(index, self.count)
     return self._clips[batch * self._batch_size + self._rows[row]]
 
 

@@ -8,6 +8,7 @@ results, all of them train and save.
 
 import contextlib
 import itertools
+import logging
 import os
 import re
 import socket
@@ -15,7 +16,6 @@ import sys
 import time
 import uuid
 
-from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -158,10 +158,15 @@ def in_order(make, directory):
   return made
 
 
-def tell_progress(progress):
-  """Sets what a line about a lost host ends with: () -> 'it resumes ...'."""
-  if _Run.peers:
-    _Run.peers.progress = progress
+@contextlib.contextmanager
+def progress(tell):
+  """Inside, a line about a lost host ends with tell()."""
+  if not _Run.peers:
+    yield
+    return
+  before, _Run.peers.progress = _Run.peers.progress, tell
+  yield  # After an exception it is still so.
+  _Run.peers.progress = before
 
 
 def stop():
@@ -263,4 +268,5 @@ def _detected(timeout: float):
 def _be_quiet():
   """Leaves the terminal to process 0; errors are printed all the same."""
   sys.stdout = open(os.devnull, 'w', encoding='utf-8')
-  logging.set_verbosity(logging.ERROR)
+  for name in (None, 'absl'):
+    logging.getLogger(name).setLevel(logging.ERROR)

@@ -178,7 +178,7 @@ def _connect(host: str, port: int, hello: str):
 
 
 def _probe(connection, timeout: float):
-  """Lets the kernel notice within the timeout that the other machine is gone."""
+  """Lets the kernel notice within the timeout that a machine is gone."""
   connection.settimeout(timeout)
   connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
   every = max(1, int(timeout / (_PROBES + 1)))

@@ -134,7 +134,7 @@ def _told() -> str:
 
 
 def _end_if_stuck(file):
-  """Ends the process where the main thread does not, some time after a signal."""
+  """Ends the process some time after a signal if the main thread does not."""
   with file:
     while signals := file.recv(1):
       # In the loop it ends with its step.

@@ -80,34 +80,23 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
-  new_state = lambda: train_state.create(stage.init(), stage.updates)
   with jax.set_mesh(mesh), checkpoints.Checkpoints(
       workdir / stage.name, fingerprint,
       max_to_keep=config.max_to_keep) as saved:
 
-    # --- state and data, from the newest checkpoint or from nothing
-    batches = stage.batches()
-    restored = saved.restore(meshes.abstract(mesh, jax.eval_shape(new_state)))
-    if restored is None:
-      params = stage.fit(stage.init())
-      state = train_state.create(params, stage.updates)
-    else:
-      state, iterator_state = restored
-      batches.set_state(iterator_state)
-    state = meshes.place(mesh, state)
+    state, batches = _begin(stage, saved, mesh)
     first = int(state.step)
     frozen = meshes.place(mesh, stage.frozen)
     logger = metrics_lib.MetricLogger(
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
         flops_per_step=model_flops(
-            stage, step_fn, state, frozen,
-            meshes.place_batch(mesh, _peek(batches))))
+            stage, step_fn, state, frozen, _peek(batches, mesh)))
+    stop_sign = preemption.StopSign(mesh)
 
     # --- steps
-    stop_sign = preemption.StopSign(mesh)
-    distributed.tell_progress(lambda: _resumes(stage, saved.latest_step()))
-    with logger, contextlib.ExitStack() as until_saved:
+    with (logger, contextlib.ExitStack() as until_saved,
+          distributed.progress(lambda: _resumes(stage, saved.written_step()))):
       if not first:
         logger.parameters(state.params)
       for step in range(first, stage.num_steps):
@@ -130,6 +119,20 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
   return state
 
 
+def _begin(stage, saved, mesh):
+  """State and data, from the newest checkpoint or from nothing."""
+  new_state = lambda: train_state.create(stage.init(), stage.updates)
+  batches = stage.batches()
+  restored = saved.restore(meshes.abstract(mesh, jax.eval_shape(new_state)))
+  if restored is None:
+    params = stage.fit(stage.init())
+    state = train_state.create(params, stage.updates)
+  else:
+    state, iterator_state = restored
+    batches.set_state(iterator_state)
+  return meshes.place(mesh, state), batches
+
+
 def _resumes(stage, step) -> str:
   """The end of a sentence about what ended the run."""
   if step is None:
@@ -144,9 +147,9 @@ def model_flops(stage: Stage, step_fn, state, frozen, batch) -> float:
   return flops.count(step_fn, state, frozen, batch, rates=stage.rates)
 
 
-def _peek(batches):
+def _peek(batches, mesh):
   """The next batch, which stays the next one."""
   position = batches.get_state()
   batch = next(batches)
   batches.set_state(position)
-  return batch
+  return meshes.place_batch(mesh, batch)
