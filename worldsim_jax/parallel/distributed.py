@@ -70,6 +70,8 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
   coordinator, count, index, *_ = given
   _check_address(coordinator, index)
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # It would take SIGTERM away from parallel/preemption.py.
+  jax.config.update('jax_enable_preemption_service', False)
   problem = (f'error: process {index}: not all of {count} processes came to '
              f'{coordinator} within {connect_seconds:g} s; start the same '
              'command on all hosts, each with its own --process_id.')
