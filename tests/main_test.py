@@ -47,6 +47,8 @@ class BadInputTest(parameterized.TestCase):
        'no world here'),
       ('bucket', [QUICKSTART, '--workdir=gs://bucket/run'],
        '--workdir=gs://bucket/run: runs are kept in local folders'),
+      ('half_a_run', [QUICKSTART, '--coordinator=h:1'],
+       '--num_processes and --process_id missing'),
       ('bad_action', ['--mode=sample', '--workdir=x', '--actions=fly*3'],
        "'fly*3'"),
   )

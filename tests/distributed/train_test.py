@@ -133,8 +133,8 @@ class LossTest(RunTestCase):
     run.signal(signal.SIGKILL, killed)
     others = [index for index in range(count) if index != killed]
     self.assertEnds(
-        run.end(*others), LOST, f'^error: process .: process {killed} was lost; '
-        'start the same command again on all hosts; stage line is saved and '
+        run.end(*others), LOST, f'^error: process .: process {killed} was lost'
+        '; start the same command again on all hosts; stage line is saved and '
         r'resumes at step \d')
     self.assertLess(time.monotonic() - start, 60)
     resumed = self.start(run.workdir.name, 3 - count // 2)

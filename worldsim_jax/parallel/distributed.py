@@ -6,6 +6,7 @@ process that is alone does nothing of all this. Process 0 prints and writes the
 results, all of them train and save.
 """
 
+import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -13,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import uuid
 
@@ -75,7 +77,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
   problem = (f'error: process {index}: not all of {count} processes came to '
              f'{coordinator} within {connect_seconds:g} s; start the same '
              'command on all hosts, each with its own --process_id.')
-  peers.speak_before_abort(lambda: _abort_line(problem))
+  peers.speak_before_abort(lambda: _at_abort(problem))
   jax.distributed.initialize(
       *given, initialization_timeout=int(connect_seconds),
       heartbeat_timeout_seconds=int(heartbeat_seconds),
@@ -105,7 +107,8 @@ def barrier(what: str):
   """Waits for all processes, for hours if need be; `what` is for errors."""
   if _Run.peers:
     name = f'worldsim/{what}/{next(_Run.numbers)}'
-    _client().wait_at_barrier(name, 1000 * _SECONDS_AT_A_BARRIER)
+    _interruptibly(
+        _client().wait_at_barrier, name, 1000 * _SECONDS_AT_A_BARRIER)
 
 
 def same_everywhere(tree):
@@ -128,7 +131,8 @@ def sees_main(directory) -> bool:
   key = f'worldsim/token/{next(_Run.numbers)}'
   if is_main():
     _client().key_value_set(key, uuid.uuid4().hex)
-  token = _client().blocking_key_value_get(key, 1000 * _SECONDS_AT_A_BARRIER)
+  token = _interruptibly(
+      _client().blocking_key_value_get, key, 1000 * _SECONDS_AT_A_BARRIER)
   path = os.path.join(os.fspath(directory), f'.seen-by-all-{token}')
   if is_main():
     with open(path, 'x', encoding='utf-8'):
@@ -187,8 +191,19 @@ def leave(code: int, line: str):
     code: for the system.
     line: what is printed, say 'error: ...'.
   """
+  code = last_words(code, line)
+  if has_others():
+    os._exit(code)  # Not through JAX, which would wait for the others.
+  sys.exit(code)
+
+
+def last_words(code: int, line: str) -> int:
+  """As `leave`, but returns the code to end with."""
   kind, _, why = line.partition(': ')
   if _Run.peers:
+    if _Run.peers.ends_with is not None:  # All is said.
+      _Run.peers.let_others_end()
+      return _Run.peers.ends_with
     _wait_for_news(why)
     if _NO_ANSWER.search(why):
       code, line = LOST_HOST, _Run.peers.lost(
@@ -200,14 +215,27 @@ def leave(code: int, line: str):
   print(line, file=sys.stderr, flush=True)
   if _Run.peers:
     _Run.peers.leave(code, why)
-    os._exit(code)  # Not through JAX, which would wait for the others.
-  sys.exit(code)
+  return code
 
 
 def _wait_for_news(why: str):
   """Of another process, which then end this one with a better reason."""
   is_their_fault = _NO_ANSWER.search(why)
   time.sleep(_Run.heartbeat + 5 if is_their_fault else _SECONDS_FOR_NEWS)
+
+
+def _interruptibly(function, *args):
+  """function(*args) in a thread: signals are handled while it waits in C++."""
+  future = concurrent.futures.Future()
+
+  def run():
+    try:
+      future.set_result(function(*args))
+    except Exception as e:  # It is raised where it is waited for.
+      future.set_exception(e)
+
+  threading.Thread(target=run, daemon=True).start()
+  return future.result()
 
 
 def _client():
@@ -217,10 +245,13 @@ def _client():
   return distributed.global_state.client
 
 
-def _abort_line(problem: str) -> str:
+def _at_abort(problem: str) -> tuple[int, str]:
   if _Run.peers is None:
-    return problem
-  return _Run.peers.lost('another process was lost, as JAX says above')
+    return LOST_HOST, problem
+  if _Run.peers.ends_with is not None:  # All is said.
+    return _Run.peers.ends_with, ''
+  return LOST_HOST, _Run.peers.lost(
+      'another process was lost, as JAX says above')
 
 
 def _checked(coordinator, num_processes, process_id):

@@ -8,7 +8,8 @@ ends by itself has said why. Whoever learns of it prints one line and ends; the
 main thread cannot, as it waits for an answer of the lost process.
 
   k closes without a word -> process 0 -> all others end with LOST_HOST
-  k says why it ends      -> process 0 -> all others end with the same code
+  k says why it ends      -> process 0 -> all others end with the same code;
+                             if it was told to stop, as if they had been told
 
 What only JAX notices (a process that is stopped, or swaps itself to death)
 comes as its abort, which `speak_before_abort` gives a last line.
@@ -30,9 +31,7 @@ from worldsim_jax.errors import PREEMPTED
 
 _CONNECT_SECONDS = 60.
 _PROBES = 4  # Unanswered ones end a connection.
-# For what was said to arrive before the connection, and JAX's service in
-# process 0, are gone.
-_SECONDS_TO_BE_HEARD = 1.
+_SECONDS_TO_END = 10.
 
 
 class Peers:
@@ -52,6 +51,7 @@ class Peers:
     self._index = index
     self._lock = threading.Lock()
     self._is_leaving = False
+    self.ends_with = None  # The exit code, once another process has ended.
     self.progress = lambda: 'it resumes where it was'
     if index:
       port, secret = published().split()
@@ -75,8 +75,9 @@ class Peers:
       if self._is_leaving:
         return
       self._is_leaving = True
+      self.ends_with = code
     self._send({'process': self._index, 'code': code, 'why': why})
-    time.sleep(_SECONDS_TO_BE_HEARD)
+    self.let_others_end()
 
   def lost(self, who: str) -> str:
     """The line for a lost process."""
@@ -116,9 +117,20 @@ class Peers:
     else:
       line = self.lost(f'{who} ended: {why}' if why else f'{who} was lost')
     os.write(2, f'{line}\n'.encode())
-    if not self._index:
-      time.sleep(_SECONDS_TO_BE_HEARD)
+    self.ends_with = code
+    if code == PREEMPTED:  # In order, if the main thread can.
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(_SECONDS_TO_END)
+    self.let_others_end()
     os._exit(code)
+
+  def let_others_end(self):
+    """Process 0 has JAX's service, without which the others are aborted."""
+    end = time.monotonic() + _SECONDS_TO_END
+    for connection in self._sockets.values() if not self._index else ():
+      connection.settimeout(max(end - time.monotonic(), 1e-3))
+      while _read(connection) is not None:
+        pass
 
   def _send(self, said, but=None):
     for process, connection in self._sockets.items():
@@ -129,8 +141,10 @@ class Peers:
           pass  # It is gone itself.
 
 
-def speak_before_abort(line):
-  """Makes abort(), JAX's answer to a lost host, print line() and exit.
+def speak_before_abort(last_words):
+  """Makes abort(), JAX's answer to a lost host, an orderly end.
+
+  `last_words` returns the exit code and a line, which may be ''.
 
   The C library calls back into Python: what cannot be caught is an abort while
   another thread holds the interpreter and never lets go. Other aborts, say of
@@ -138,8 +152,9 @@ def speak_before_abort(line):
   """
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
   def handler(unused_number):
-    os.write(2, f'{line()}\n'.encode())
-    os._exit(LOST_HOST)
+    code, line = last_words()
+    os.write(2, f'{line}\n'.encode() if line else b'')
+    os._exit(code)
 
   _kept.append(handler)  # For as long as C may call it.
   library = ctypes.CDLL(None)

@@ -20,7 +20,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 
 import jax
@@ -31,6 +30,7 @@ import numpy as np
 
 from worldsim_jax.errors import Preempted
 from worldsim_jax.errors import PREEMPTED
+from worldsim_jax.parallel import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # For what cannot be interrupted, say a compilation, before the process ends
@@ -92,7 +92,7 @@ def deferred():
   finally:
     _noted.deferrals -= 1
   if requested() and not _noted.deferrals:
-    raise Preempted(_told())
+    raise Preempted(_told(requested()))
 
 
 class StopSign:
@@ -125,12 +125,12 @@ def _handle(number, unused_frame):
     return  # Cleaning up is not interrupted.
   _noted.signal_name = signal.Signals(number).name
   if not _noted.deferrals:
-    raise Preempted(_told())
+    raise Preempted(_told(requested()))
 
 
-def _told() -> str:
-  return (f'told to stop by {requested() or "a signal"} outside of a training '
-          'loop; the same command resumes.')
+def _told(name: str) -> str:
+  return (f'told to stop by {name} outside of a training loop; the same command '
+          'resumes.')
 
 
 def _end_if_stuck(file):
@@ -145,5 +145,7 @@ def _end_if_stuck(file):
         while file.recv(1):
           pass
         return  # The other end was closed: the main thread was in time.
-      print(f'preempted: {_told()}', file=sys.stderr, flush=True)
-      os._exit(PREEMPTED)
+      # The handler, which notes the name, waits for the main thread.
+      name = signal.Signals(signals[0]).name
+      os._exit(distributed.last_words(
+          PREEMPTED, f'preempted: {_told(name)}'))

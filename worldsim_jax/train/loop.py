@@ -80,9 +80,9 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
-  with jax.set_mesh(mesh), checkpoints.Checkpoints(
-      workdir / stage.name, fingerprint,
-      max_to_keep=config.max_to_keep) as saved:
+  with (contextlib.ExitStack() as until_saved, jax.set_mesh(mesh),
+        checkpoints.Checkpoints(workdir / stage.name, fingerprint,
+                                max_to_keep=config.max_to_keep) as saved):
 
     state, batches = _begin(stage, saved, mesh)
     first = int(state.step)
@@ -95,8 +95,8 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
     stop_sign = preemption.StopSign(mesh)
 
     # --- steps
-    with (logger, contextlib.ExitStack() as until_saved,
-          distributed.progress(lambda: _resumes(stage, saved.written_step()))):
+    with logger, distributed.progress(
+        lambda: _resumes(stage, saved.written_step())):
       if not first:
         logger.parameters(state.params)
       for step in range(first, stage.num_steps):
