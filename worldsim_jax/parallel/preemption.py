@@ -129,8 +129,8 @@ def _handle(number, unused_frame):
 
 
 def _told(name: str) -> str:
-  return (f'told to stop by {name} outside of a training loop; the same command '
-          'resumes.')
+  return (f'told to stop by {name} outside of a training loop; the same '
+          'command resumes.')
 
 
 def _end_if_stuck(file):

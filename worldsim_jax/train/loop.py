@@ -84,6 +84,7 @@ def train(stage: Stage, config, seed: int, workdir, fingerprint,
         checkpoints.Checkpoints(workdir / stage.name, fingerprint,
                                 max_to_keep=config.max_to_keep) as saved):
 
+    # --- state and data, from the newest checkpoint or from nothing
     state, batches = _begin(stage, saved, mesh)
     first = int(state.step)
     frozen = meshes.place(mesh, stage.frozen)
