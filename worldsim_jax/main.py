@@ -74,7 +74,7 @@ def _run(evaluate_again):
         heartbeat_seconds=_HEARTBEAT_SECONDS.value)
     from worldsim_jax.train import run
     run.train_and_evaluate(config, workdir, evaluate_again=evaluate_again)
-  distributed.stop()
+    distributed.stop()
 
 
 def _sample():

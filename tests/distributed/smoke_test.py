@@ -38,9 +38,9 @@ def start(workdir, devices, *flags):
   return subprocess.Popen(
       [sys.executable, '-m', 'worldsim_jax.main',
        '--config=configs/quickstart.py:smoke', f'--workdir={workdir}',
-       f'--config.data.dir={folder / "data"}', '--config.loop.log_every=1',
-       *flags], cwd=processes.ROOT, env=environment, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+       '--config.loop.log_every=1', *flags],
+      cwd=processes.ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE)
 
 
 def wait_for(path, running):
@@ -62,16 +62,18 @@ class SmokeTest(absltest.TestCase):
 
   def test_two_processes_leave_what_one_with_two_devices_leaves(self):
     one, two = SHARED['folder'] / 'one', SHARED['folder'] / 'two'
-    data = SHARED['folder'] / 'data'
-    running = self.start_two(two)
-    wait_for(data / 'episodes', running)
-    self.assertStop(running, 1)  # Process 0 renders, process 1 waits.
-    self.assertEmpty(list(data.glob('*/*/1.*')), 'half-written records')
+    # A disk that both see: process 0 renders, process 1 waits and is told.
+    running = self.start_two([two] * 2, [SHARED['folder'] / 'shared'] * 2)
+    wait_for(SHARED['folder'] / 'shared' / 'episodes', running)
+    self.assertStop(running, 1)
+    self.assertEmpty(list(SHARED['folder'].glob('shared/*/*/1.*')))
 
-    ends = self.assertDone(*self.start_two(two))
+    # Disks of their own: both render.
+    disks = [SHARED['folder'] / name for name in ('disk-0', 'disk-1')]
+    ends = self.assertDone(*self.start_two([two] * 2, disks))
     self.assertIn('results in', ends[0])
     self.assertNotIn('results in', ends[1])
-    self.assertDone(self.start(one, 2))
+    self.assertDone(self.start(one, 2, f'--config.data.dir={disks[1]}'))
     for name in RESULTS:
       self.assertTrue((two / name).exists(), name)
     expected, found = records(one), records(two)
@@ -88,15 +90,25 @@ class SmokeTest(absltest.TestCase):
     for name, value in summaries[0].items():
       np.testing.assert_allclose(summaries[1][name], value, atol=.01)
 
+  def test_a_workdir_that_is_not_shared_is_told_of(self):
+    folder = SHARED['folder']
+    running = self.start_two([folder / 'mine', folder / 'theirs'],
+                             [folder / 'disk-0'] * 2)
+    for process in running:
+      _, err = process.communicate(timeout=120)
+      self.assertEqual(process.returncode, 2, err)
+      self.assertIn('theirs is not the folder that process 0 sees', err)
+
   def start(self, workdir, devices, *flags):
     process = start(workdir, devices, *flags)
     self.addCleanup(process.kill)
     return process
 
-  def start_two(self, workdir):
+  def start_two(self, workdirs, disks):
     port = processes.free_port()
-    return [self.start(workdir, 1, f'--coordinator=localhost:{port}',
-                       '--num_processes=2', f'--process_id={index}')
+    return [self.start(workdirs[index], 1, f'--coordinator=localhost:{port}',
+                       '--num_processes=2', f'--process_id={index}',
+                       f'--config.data.dir={disks[index]}')
             for index in range(2)]
 
   def assertDone(self, *running):

@@ -67,6 +67,13 @@ class StartTest(parameterized.TestCase):
     self.assertEqual((count, index), (2, 1))
 
 
+  def test_an_environment_that_does_not_answer_is_one_line(self):
+    broken = SLURM | {'SLURM_NTASKS': 'two'}
+    with mock.patch.dict(os.environ, broken):
+      with self.assertRaisesRegex(UserError, "'two'.*--distributed=off"):
+        distributed.start()
+
+
 class AloneTest(absltest.TestCase):
 
   def test_there_is_nobody_to_wait_for_or_to_ask(self):

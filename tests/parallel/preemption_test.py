@@ -67,6 +67,21 @@ class PreemptionTest(absltest.TestCase):
         done.append('went on')
     self.assertEqual(done, ['cleaned up'])
 
+  def test_where_an_exception_would_be_dropped_it_is_raised_a_moment_later(
+      self):
+    class Freed:
+
+      def __del__(self):
+        send(signal.SIGTERM)
+
+    done = []
+    with self.assertRaises(Preempted), preemption.handled():
+      Freed()
+      done.append('freed')
+      time.sleep(30)
+      done.append('went on')
+    self.assertEqual(done, ['freed'])
+
   def test_other_threads_leave_signals_alone(self):
     handlers = []
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from worldsim_jax.errors import LOST_HOST
 from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.parallel import peers
 
 # Rendering a world takes hours where it takes minutes here; a process that is
@@ -83,12 +84,8 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
       heartbeat_timeout_seconds=int(heartbeat_seconds),
       shutdown_timeout_seconds=int(heartbeat_seconds))
   _Run.heartbeat = heartbeat_seconds
-  client, key = _client(), 'worldsim/peers'
-  _Run.peers = peers.Peers(
-      index, count, coordinator.rpartition(':')[0].strip('[]'),
-      lambda text: client.key_value_set(key, text),
-      lambda: client.blocking_key_value_get(key, int(1000 * connect_seconds)),
-      heartbeat_seconds)
+  host = coordinator.rpartition(':')[0].strip('[]')
+  _Run.peers = _connect(index, count, host, connect_seconds)
   if index:
     _be_quiet()
 
@@ -118,7 +115,8 @@ def same_everywhere(tree):
   """
   if not _Run.peers:
     return tree
-  return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+  tree = jax.tree.map(np.asarray, meshes.fetch(tree))
+  return multihost_utils.broadcast_one_to_all(tree)
 
 
 def sees_main(directory) -> bool:
@@ -192,7 +190,7 @@ def leave(code: int, line: str):
     line: what is printed, say 'error: ...'.
   """
   code = last_words(code, line)
-  if has_others():
+  if jax.distributed.is_initialized():
     os._exit(code)  # Not through JAX, which would wait for the others.
   sys.exit(code)
 
@@ -254,6 +252,20 @@ def _at_abort(problem: str) -> tuple[int, str]:
       'another process was lost, as JAX says above')
 
 
+def _connect(index, count, host, connect_seconds) -> peers.Peers:
+  client, key = _client(), 'worldsim/peers'
+  try:
+    return peers.Peers(
+        index, count, host, lambda text: client.key_value_set(key, text),
+        lambda: client.blocking_key_value_get(key, int(1000 * connect_seconds)),
+        _Run.heartbeat)
+  except OSError as e:
+    raise UserError(
+        f'process {index}: no connection between the hosts but that to '
+        f'--coordinator ({e}); open all ports of process 0, {host}, to the '
+        'others.') from e
+
+
 def _checked(coordinator, num_processes, process_id):
   """The three flags, or None if there are none."""
   flags = {'coordinator': coordinator, 'num_processes': num_processes,
@@ -290,12 +302,19 @@ def _detected(timeout: float):
   """What the environment tells of the run; None if it tells of none."""
   from jax._src import clusters
 
-  if not any(not c.opt_in_only_method and c.is_env_present()
-             and c.get_process_count() > 1
-             for c in clusters.ClusterEnv._cluster_types):
-    return None
-  return clusters.ClusterEnv.auto_detect_unset_distributed_params(
-      None, None, None, None, None, int(timeout))
+  try:
+    if not any(not c.opt_in_only_method and c.is_env_present()
+               and c.get_process_count() > 1
+               for c in clusters.ClusterEnv._cluster_types):
+      return None
+    return clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, int(timeout))
+  except Exception as e:  # As many types as there are environments.
+    raise UserError(
+        'the environment does not tell who takes part in this run '
+        f'({type(e).__name__}: {e}); --coordinator, --num_processes and '
+        '--process_id do, and --distributed=off runs this process alone.'
+    ) from e
 
 
 def _be_quiet():

@@ -17,6 +17,7 @@ metrics.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -118,7 +119,10 @@ class StopSign:
     return last is not None and bool(last)
 
 
-def _handle(number, unused_frame):
+def _handle(number, frame):
+  if _swallows(frame):
+    threading.Timer(.02, os.kill, (os.getpid(), number)).start()
+    return
   if requested():
     if number == signal.SIGINT:
       raise KeyboardInterrupt
@@ -126,6 +130,16 @@ def _handle(number, unused_frame):
   _noted.signal_name = signal.Signals(number).name
   if not _noted.deferrals:
     raise Preempted(_told(requested()))
+
+
+def _swallows(frame) -> bool:
+  """Whether Python would drop an exception: it does where it frees memory."""
+  callbacks = {getattr(callback, '__code__', None) for callback in gc.callbacks}
+  while frame is not None:
+    if frame.f_code in callbacks or frame.f_code.co_name == '__del__':
+      return True
+    frame = frame.f_back
+  return False
 
 
 def _told(name: str) -> str:
