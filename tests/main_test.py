@@ -47,6 +47,8 @@ class BadInputTest(parameterized.TestCase):
        'no world here'),
       ('other_urls', [QUICKSTART, '--workdir=s3://bucket/run'],
        's3://bucket/run: only URLs of gs:// can be used'),
+      ('half_a_run', [QUICKSTART, '--coordinator=h:1'],
+       '--num_processes and --process_id missing'),
       ('bad_action', ['--mode=sample', '--workdir=x', '--actions=fly*3'],
        "'fly*3'"),
   )

@@ -1,18 +1,22 @@
-"""Flags to values, and errors to one line and exit code 2, for every program.
+"""Flags to values, and errors to one line and an exit code, for every program.
 
 `worldsim_jax.main` and `benchmarks.run` define flags of their own; that a user
 meets both in the same way is here.
 """
 
-import sys
+import traceback
 
 from absl import app
 from absl import flags
 
+from worldsim_jax.errors import BAD_INPUT
+from worldsim_jax.errors import Preempted
+from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import host_memory
 
-BAD_INPUT = 2  # exit code
+FAILED = 1  # Exit code of a process with an error of ours, as Python's.
 
 
 def parse(argv):
@@ -38,13 +42,28 @@ def value(flag):
 
 
 def run(main, flags_parser=parse):
-  """Runs main(argv); what the user can mend is one line and exit code 2."""
+  """Runs main(argv); what the user can mend is one line and exit code 2.
+
+  A run that was told to stop ends with exit code 75 (`errors.PREEMPTED`).
+  """
   host_memory.use_huge_pages()
   try:
     app.run(main, flags_parser=flags_parser)
   except UserError as e:
-    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    distributed.leave(BAD_INPUT, f'error: {_in_one_line(e)}')
+  except Preempted as e:
+    if e.agreed:
+      distributed.stop()
+    distributed.leave(PREEMPTED, f'preempted: {_in_one_line(e)}')
+  except Exception as e:
+    if not distributed.has_others():
+      raise
+    traceback.print_exc()  # The others wait for this process: tell them.
+    distributed.leave(FAILED, f'error: {type(e).__name__}: {_in_one_line(e)}')
+
+
+def _in_one_line(error) -> str:
+  return ' '.join(str(error).split())
 
 
 def _last_line(error) -> str:

@@ -1,6 +1,12 @@
 """Command line: flags in, one of the modes out.
 
   python -m worldsim_jax.main --config=configs/quickstart.py --workdir=runs/x
+
+Training and evaluation run in several processes, one on each host: a TPU pod,
+SLURM and Kubernetes are recognised, so the same command is started everywhere;
+other hosts are told by --coordinator, --num_processes and --process_id. Exit
+codes: 2 for bad input, 75 when told to stop (the same command resumes), 69 when
+another host was lost (likewise, on all hosts).
 """
 
 import logging as standard_logging
@@ -12,6 +18,8 @@ from ml_collections import config_flags
 
 from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import distributed
+from worldsim_jax.parallel import preemption
 from worldsim_jax.storage import paths
 
 _MODE = flags.DEFINE_string(
@@ -50,24 +58,41 @@ _TOKENIZER = flags.DEFINE_string(
 _LATENT_DTYPE = flags.DEFINE_string(
     'latent_dtype', 'float32', 'record: how latents and text are stored, '
     'float32, bfloat16 or float16.')
-_PROCESS_ID = flags.DEFINE_integer(
-    'process_id', 0, 'record: which of --num_processes this is; each makes its '
-    'share of the shards, in one folder, at any time.')
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'host:port of process 0, for hosts that the '
+    'environment does not tell of; with --num_processes and --process_id.')
 _NUM_PROCESSES = flags.DEFINE_integer(
-    'num_processes', None, 'record: processes that share the work; default: '
-    'those of jax.distributed.')
+    'num_processes', None, 'How many processes train together, or share the '
+    'work of record (in one folder, at any time, without --coordinator).')
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'Which of them this is, from 0.')
+_DISTRIBUTED = flags.DEFINE_enum(
+    'distributed', 'auto', ['auto', 'off'], 'auto: the processes of a TPU pod, '
+    'a SLURM step or a Kubernetes job train together; off: this one is alone.')
+_HEARTBEAT_SECONDS = flags.DEFINE_float(
+    'heartbeat_seconds', 30., 'Without a sign of life, a host is lost.')
 _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 
 def _train():
-  from worldsim_jax.train import run
-  run.train_and_evaluate(_needed(_CONFIG), _needed(_WORKDIR))
+  _run(evaluate_again=False)
 
 
 def _evaluate():
-  from worldsim_jax.train import run
-  run.train_and_evaluate(
-      _needed(_CONFIG), _needed(_WORKDIR), evaluate_again=True)
+  _run(evaluate_again=True)
+
+
+def _run(evaluate_again):
+  """Trains or evaluates, together with the other processes if there are."""
+  config, workdir = _needed(_CONFIG), _needed(_WORKDIR)
+  with preemption.handled():
+    distributed.start(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
+        detect=_DISTRIBUTED.value == 'auto',
+        heartbeat_seconds=_HEARTBEAT_SECONDS.value)
+    from worldsim_jax.train import run
+    run.train_and_evaluate(config, workdir, evaluate_again=evaluate_again)
+    distributed.stop()
 
 
 def _sample():
@@ -85,15 +110,13 @@ def _export():
 
 
 def _record():
-  import jax  # Which some modes load later, or never.
-
   from worldsim_jax.data.shards import Share
   from worldsim_jax.train import recording
   tokenizer = _TOKENIZER.value
   config = command_line.value(_CONFIG) if tokenizer else _needed(_CONFIG)
-  share = Share(jax.process_index(), jax.process_count())
+  share = Share(0, 1)
   if _NUM_PROCESSES.value is not None:
-    share = Share(_PROCESS_ID.value, _NUM_PROCESSES.value)
+    share = Share(_needed(_PROCESS_ID), _NUM_PROCESSES.value)
     if not 0 <= share.index < share.count:
       raise UserError(f'--process_id={share.index} must be in 0..'
                       f'{share.count - 1} (--num_processes={share.count})')

@@ -127,13 +127,36 @@ class PipelineTest(parameterized.TestCase):
     self.assertCountEqual(second, range(10))
     self.assertNotEqual(first, second)
 
-  def test_processes_share_a_pass_without_overlap(self):
-    parts = [
-        next(self.batches(batch_size=5, process_index=k, process_count=2))
-        for k in range(2)
-    ]
-    seen = [int(n) for part in parts for n in part['rgb'][:, 0, 0, 0, 0]]
-    self.assertCountEqual(seen, range(10))
+  @parameterized.parameters(True, False)
+  def test_processes_read_rows_of_one_and_the_same_batch(self, in_memory):
+    # As two processes have them, four, and two that share rows (sequence
+    # parallelism over hosts).
+    options = dict(batch_size=8, in_memory=in_memory)
+    whole = self.batches(**options)
+    parts = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1], [6, 7], [1, 2, 5], [7]]
+    iterators = [self.batches(rows=rows, **options) for rows in parts]
+    for _ in range(4):
+      expected = next(whole)
+      for rows, iterator in zip(parts, iterators):
+        part = next(iterator)
+        for name in expected:
+          np.testing.assert_array_equal(part[name], expected[name][rows])
+
+  def test_a_state_continues_with_other_rows(self):
+    whole, part = self.batches(), self.batches(rows=[1, 2])
+    for _ in range(7):
+      next(whole), next(part)
+    self.assertEqual(whole.get_state(), part.get_state())
+    state, expected = json.loads(json.dumps(part.get_state())), next(whole)
+    fresh = self.batches(rows=[3])
+    fresh.set_state(state)
+    np.testing.assert_array_equal(next(fresh)['rgb'], expected['rgb'][3:])
+
+  def test_which_clips_a_seed_gives_is_held(self):
+    # Runs of older versions continue with the clips that they would have seen.
+    batch = next(self.batches())
+    self.assertEqual(batch['rgb'][:, 0, 0, 0, 0].tolist(), [1, 2, 4, 5])
+    self.assertEqual(batch['actions'][:, 0, 0].tolist(), [9, 3, 2, 0])
 
   def test_impossible_requests_name_the_argument(self):
     longer = [dict(episode(0), latents=np.zeros((7, 1)))]

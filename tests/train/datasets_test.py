@@ -18,6 +18,7 @@ from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.train import datasets
 
 # Of this process: someone else may be running the same tests.
@@ -171,7 +172,8 @@ class BatchesTest(absltest.TestCase):
     stage = config().teacher
     stage.update(dict(batch_size=2, clip_frames=4))
     return datasets.training_batches(
-        latents_dir(), datasets.latent_fields(config()), seed)(stage)()
+        latents_dir(), datasets.latent_fields(config()), seed,
+        meshes.make_mesh(devices=jax.devices()[:1]))(stage)()
 
   def test_a_stage_gets_clips_of_its_own_size(self):
     batch = next(self.batches())

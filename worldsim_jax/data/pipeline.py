@@ -3,7 +3,8 @@
 A batch is a dict of arrays [B, F, ...]: F successive frames of one shot of B
 episodes, both drawn at random. What batch n holds is a function of (seed, n)
 alone, so restoring the iterator's state, which is little more than n, continues
-exactly.
+exactly. Where several processes share a batch, each reads the rows that its
+devices need; which clip a row is does not depend on how many they are.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,7 @@ def make_iterator(
     clip_frames: int,
     seed: int,
     fields=('rgb', 'actions'),
-    process_index: int = 0,
-    process_count: int = 1,
+    rows=None,
     in_memory: bool | None = None,
     num_threads: int = 4,
 ):
@@ -42,19 +42,18 @@ def make_iterator(
 
   Args:
     source: a `records.Source`, or any sequence of episodes.
-    batch_size: B, of this process.
+    batch_size: B, of all processes together.
     clip_frames: F.
     seed: of the order and of where clips begin.
     fields: of the episode; per-frame ones are cut, strings are not.
-    process_index: which part of the stream this process gets.
-    process_count: how many processes share it; their batches are disjoint.
+    rows: which of the B rows to read, see `parallel.mesh.rows`; None: all.
     in_memory: whether to hold the decoded fields; None: if they are below
       IN_MEMORY_BYTES.
     num_threads: that read ahead.
 
   Returns:
-    A grain DatasetIterator; get_state() gives a small JSON-able dict and
-    set_state() returns there.
+    A grain DatasetIterator; get_state() gives a small JSON-able dict, the same
+    whatever the rows, and set_state() returns there.
 
   Raises:
     UserError: if all episodes are left out.
@@ -77,13 +76,33 @@ def make_iterator(
     begin = begins[rng.integers(len(begins))]
     return _cut(episode, begin, clip_frames, fields)
 
-  dataset = grain.MapDataset.source(usable).seed(seed).shuffle()
-  dataset = dataset.repeat(MANY // len(usable))
-  dataset = dataset[process_index::process_count].random_map(cut_at_random)
+  clips = grain.MapDataset.source(usable).seed(seed).shuffle()
+  clips = clips.repeat(MANY // len(usable))
+  # grain seeds a random_map by its place in the chain: [::1] only keeps it.
+  clips = clips[::1].random_map(cut_at_random)
+  rows = _Rows(clips, batch_size, rows)
+  dataset = grain.MapDataset.source(rows).batch(rows.count)
   options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
   )
-  return iter(dataset.batch(batch_size).to_iter_dataset(options))
+  return iter(dataset.to_iter_dataset(options))
+
+
+class _Rows:
+  """Some rows of every batch, as a sequence: those of batch 0, of batch 1..."""
+
+  def __init__(self, clips, batch_size, rows):
+    self._clips, self._batch_size = clips, batch_size
+    rows = range(batch_size) if rows is None else rows
+    self._rows = [int(row) for row in rows]
+    self.count = len(self._rows)
+
+  def __len__(self):
+    return len(self._clips) // self._batch_size * self.count
+
+  def __getitem__(self, index):
+    batch, row = divmod(index, self.count)
+    return self._clips[batch * self._batch_size + self._rows[row]]
 
 
 def eval_clips(

@@ -87,7 +87,10 @@ def _pool(num_workers, folder):
 
 def _begin(folder):
   """The first thing that a worker does."""
-  log = os.open(_log_of(folder, os.getpid()), os.O_WRONLY | os.O_CREAT)
+  try:
+    log = os.open(_log_of(folder, os.getpid()), os.O_WRONLY | os.O_CREAT)
+  except FileNotFoundError:  # The parent has ended, and another worker saw it.
+    os._exit(1)
   os.dup2(log, 2)
   os.close(log)
 

@@ -8,11 +8,14 @@ without its scheduler flag, XLA's CPU devices may begin independent collectives
 in different orders and wait for each other for ever.
 """
 
+import functools
 import logging
 import math
 
 import jax
 from jax.experimental import mesh_utils
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -75,18 +78,55 @@ def _arrange(shape, devices) -> np.ndarray:
     return np.array(devices).reshape(shape)
 
 
+def rows(mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a batch this process's devices need, ascending.
+
+  All of them in a single process. Two processes may need the same ones: where
+  they share a sequence (context) or a matrix (tensor).
+  """
+  shares, parts = _shares(mesh)
+  return np.arange(batch_size).reshape(parts, -1)[shares].reshape(-1)
+
+
 def place_batch(mesh, batch, batch_size_key: str = 'config.*.batch_size'):
   """Puts a batch of NumPy arrays on the mesh, split along its first axis.
+
+  Args:
+    mesh: of all processes' devices.
+    batch: a tree of arrays: this process's `rows` of the batch.
+    batch_size_key: for the error.
 
   Raises:
     ValueError: if the batch cannot be split evenly.
   """
   size = jax.tree.leaves(batch)[0].shape[0]
-  parts = math.prod(mesh.shape[axis] for axis in layout.BATCH)
-  if size % parts:
+  shares, parts = _shares(mesh)
+  if size % len(shares):
     raise ValueError(f'a batch of {size} cannot be split over '
-                     f'{parts} devices ({batch_size_key}).')
-  return jax.device_put(batch, NamedSharding(mesh, batch_spec()))
+                     f'{len(shares)} devices ({batch_size_key}).')
+  sharding = NamedSharding(mesh, batch_spec())
+  if sharding.is_fully_addressable:
+    return jax.device_put(batch, sharding)
+  rows_of_share = size // len(shares)
+
+  def put(x):
+    def share(index):
+      first = shares.index((index[0].start or 0) // rows_of_share)
+      return x[first * rows_of_share:(first + 1) * rows_of_share]
+
+    shape = (rows_of_share * parts, *x.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, share)
+
+  return jax.tree.map(put, batch)
+
+
+@functools.cache
+def _shares(mesh) -> tuple[list[int], int]:
+  """Which shares of a batch are this process's, of how many."""
+  parts = math.prod(mesh.shape[axis] for axis in layout.BATCH)
+  sharding = NamedSharding(mesh, batch_spec())
+  local = sharding.addressable_devices_indices_map((parts,)).values()
+  return sorted({index.start or 0 for index, in local}), parts
 
 
 def batch_spec() -> PartitionSpec:
@@ -106,14 +146,44 @@ def abstract(mesh, tree, host=()):
 def place(mesh, tree, host=()):
   """Puts parameters, or what belongs to them, where the rules say.
 
+  Where a mesh spans processes, all of them call this with equal values.
+
   Args:
     mesh: of devices.
     tree: of arrays.
     host: see `layout.shardings`.
   """
-  return jax.device_put(tree, layout.shardings(mesh, tree, host))
+  return jax.tree.map(_put, tree, layout.shardings(mesh, tree, host))
 
 
 def replicate(mesh, tree):
   """Puts a copy of every array on each device of the mesh."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  sharding = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(lambda x: _put(x, sharding), tree)
+
+
+def fetch(tree):
+  """The same arrays for use in one process alone; all processes must call it.
+
+  Arrays that no other process has a part of are returned as they are; others
+  are gathered on one device of each process.
+  """
+  def local(x):
+    if not _is_spread(x):
+      return x
+    return jnp.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+  return jax.tree.map(local, tree)
+
+
+def _put(x, sharding):
+  """device_put that sends nothing between processes if all have the value."""
+  if sharding.is_fully_addressable or _is_spread(x):
+    return jax.device_put(x, sharding)
+  x = np.asarray(x)
+  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+
+def _is_spread(x) -> bool:
+  """Whether other processes hold parts of an array."""
+  return isinstance(x, jax.Array) and not x.is_fully_addressable

@@ -25,6 +25,8 @@ CONFIG, STARTS, PARAMS = 'config.json', 'starts.npz', 'params'
 def save(world: World, directory, extra=()):
   """Writes a world; the folder appears when it is complete.
 
+  One process does it alone, whoever else takes part in the run.
+
   Args:
     world: what to write.
     directory: where; an older world is replaced.
@@ -139,7 +141,9 @@ def _write(world, directory, extra):
   with (directory / STARTS).open('wb') as f:
     np.savez_compressed(f, frames=world.starts)
   with _checkpointer() as checkpointer:
-    checkpointer.save(paths.absolute(directory / PARAMS), world.variables)
+    # Of one process's own devices, Orbax saves only what is on the host.
+    checkpointer.save(paths.absolute(directory / PARAMS),
+                      jax.tree.map(np.asarray, world.variables))
   for name, content in extra.items():
     (directory / name).write_bytes(content)
   checksums.write(directory)
@@ -184,4 +188,7 @@ def _readable(path):
 def _checkpointer():
   import orbax.checkpoint as ocp  # slow to import
 
-  return ocp.StandardCheckpointer()
+  alone = jax.process_index()
+  return ocp.StandardCheckpointer(
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=alone, active_processes={alone}))

@@ -74,6 +74,10 @@ class Checkpoints:
     """Finished steps of the newest checkpoint, or None."""
     return self._manager.latest_step()
 
+  def written_step(self) -> int | None:
+    """The same, but not of one that is still being written; reads the disk."""
+    return max(ocp.utils.checkpoint_steps(self._directory), default=None)
+
   def save(self, step: int, state, iterator_state: dict[str, Any]):
     """Starts saving; returns when the state may be donated again.
 

@@ -12,6 +12,8 @@ from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.parallel import distributed
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.storage import paths
 from worldsim_jax.train import encoding
 
@@ -40,7 +42,9 @@ def frames(config, workdir) -> str:
       train_episodes=data.train_episodes, test_episodes=data.test_episodes,
       num_frames=data.num_frames, policy=data.policy, height=data.height,
       width=data.width, tics_per_frame=data.tics_per_frame, seed=config.seed)
-  return worlds.build(world, _data_dir(config, workdir), data.num_workers)
+  directory = _data_dir(config, workdir)
+  return distributed.in_order(
+      lambda: worlds.build(world, directory, data.num_workers), directory)
 
 
 def latents(config, workdir, directory: str, vae, variables) -> str:
@@ -49,9 +53,10 @@ def latents(config, workdir, directory: str, vae, variables) -> str:
   Models with text also get the embeddings of their captions.
   """
   encoder = encoding.Encoder(config, vae, variables)
-  return records.derive(
-      directory, _data_dir(config, workdir), encoder.name, encoder,
-      metadata=encoder.metadata)
+  data_dir = _data_dir(config, workdir)
+  return distributed.in_order(
+      lambda: records.derive(directory, data_dir, encoder.name, encoder,
+                             metadata=encoder.metadata), data_dir)
 
 
 def check_latents(config, made_with):
@@ -99,15 +104,17 @@ def films(config, directory: str, count: int):
     yield rgb[None, :len(rgb) - (len(rgb) - 1) % stride]
 
 
-def training_batches(directory: str, fields, seed: int):
-  """Returns (stage config) -> () -> an iterator over the training split."""
+def training_batches(directory: str, fields, seed: int, mesh):
+  """Returns (stage config) -> () -> an iterator over the training split.
+
+  It yields the rows that this process's devices of the mesh need.
+  """
   source = functools.cache(lambda: records.Source(directory, 'train'))
 
   def of_stage(stage):
     return lambda: pipeline.make_iterator(
-        source(), batch_size=stage.batch_size // jax.process_count(),
-        clip_frames=stage.clip_frames, seed=seed, fields=fields,
-        process_index=jax.process_index(), process_count=jax.process_count())
+        source(), batch_size=stage.batch_size, clip_frames=stage.clip_frames,
+        seed=seed, fields=fields, rows=meshes.rows(mesh, stage.batch_size))
 
   return of_stage
 

@@ -3,17 +3,22 @@
   state → data → step → log → save, until num_steps
 
 The host never waits for the device inside the loop: metrics are read one step
-late, checkpoints are copied and written in the background.
+late, checkpoints are copied and written in the background. A signal to stop is
+obeyed after a step, by all processes after the same one.
 """
 
+import contextlib
 import dataclasses
 from typing import Any, Callable
 
 import jax
 
+from worldsim_jax.errors import Preempted
+from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.parallel import preemption
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import metrics as metrics_lib
 from worldsim_jax.train import state as train_state
@@ -45,7 +50,7 @@ class Stage:
   batches: Callable[[], Any]
   tokens_per_step: int
   rollout_steps: float = 0.
-  fit: Callable[[Any], Any] = lambda params: params
+  fit: Callable[[Any], Any] | None = None
   counted_updates: tuple[train_state.Update, ...] = ()
 
   @property
@@ -74,34 +79,29 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
   Raises:
     UserError: if a loss or a gradient is not finite (the last good checkpoint
       stays), or the checkpoints cannot be read or written.
+    Preempted: after saving, if some process was told to stop.
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
-  with jax.set_mesh(mesh), checkpoints.Checkpoints(
-      workdir / stage.name, fingerprint, max_to_keep=config.max_to_keep,
-      keep_every=config.keep_every) as saved:
+  with (contextlib.ExitStack() as until_saved, jax.set_mesh(mesh),
+        checkpoints.Checkpoints(
+            workdir / stage.name, fingerprint, max_to_keep=config.max_to_keep,
+            keep_every=config.keep_every) as saved):
 
     # --- state and data, from the newest checkpoint or from nothing
-    batches = stage.batches()
-    host = train_state.host_paths(stage.updates)
-    restored = saved.restore(
-        meshes.abstract(mesh, abstract_state(stage, trained), host))
-    if restored is None:
-      state = initial_state(stage, trained)
-    else:
-      state, iterator_state = restored
-      batches.set_state(iterator_state)
-    state = meshes.place(mesh, state, host)
+    state, batches = _begin(stage, trained, saved, mesh)
     first = int(state.step)
     frozen = jax.jit(_laid_out(stage.frozen))(trained)
     logger = metrics_lib.MetricLogger(
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
         flops_per_step=model_flops(
-            stage, step_fn, state, frozen, _peek(batches)))
+            stage, step_fn, state, frozen, _peek(batches, mesh)))
+    stop_sign = preemption.StopSign(mesh)
 
     # --- steps
-    with logger:
+    with logger, distributed.progress(
+        lambda: _resumes(stage, saved.written_step())):
       if not first:
         logger.parameters(state.params)
       for step in range(first, stage.num_steps):
@@ -109,18 +109,42 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
         state, metrics = step_fn(state, frozen, batch)
         logger.push(step, train_state.trained_metrics(
             metrics, stage.updates, step))
-        done = step + 1
-        if done % config.save_every == 0 or done == stage.num_steps:
+        if step == first:  # Before it there is nothing to save.
+          until_saved.enter_context(preemption.deferred())
+        done, stops = step + 1, stop_sign.is_up()
+        if stops or done % config.save_every == 0 or done == stage.num_steps:
           # Reads this step's loss and gradient norms, and raises where one is
           # not finite: parameters that are NaN are never saved.
           with logger.paused():
             saved.save(done, state, batches.get_state())
+        if stops:
+          saved.wait()
+          raise Preempted(f'{_resumes(stage, done)} with the same command',
+                          agreed=True)
   return state
 
 
-def initial_state(stage: Stage, trained) -> train_state.TrainState:
+def _begin(stage, trained, saved, mesh):
+  """State and data, from the newest checkpoint or from nothing."""
+  batches = stage.batches()
+  host = train_state.host_paths(stage.updates)
+  restored = saved.restore(
+      meshes.abstract(mesh, abstract_state(stage, trained), host))
+  if restored is None:
+    state = initial_state(stage, trained, mesh)
+  else:
+    state, iterator_state = restored
+    batches.set_state(iterator_state)
+  return meshes.place(mesh, state, host), batches
+
+
+def initial_state(stage: Stage, trained, mesh=None) -> train_state.TrainState:
   """The state before step 0; made where it belongs, never whole on a device."""
-  params = stage.fit(jax.jit(_laid_out(stage.init))(trained))
+  params = jax.jit(_laid_out(stage.init))(trained)
+  if stage.fit is not None:
+    params = stage.fit(meshes.fetch(params))
+    if mesh is not None:
+      params = meshes.place(mesh, params)
   return jax.jit(_laid_out(
       lambda params: train_state.create(params, stage.updates)))(params)
 
@@ -136,6 +160,13 @@ def _laid_out(fn):
   return lambda *args: layout.constrain(fn(*args))
 
 
+def _resumes(stage, step) -> str:
+  """The end of a sentence about what ended the run."""
+  if step is None:
+    return f'stage {stage.name} begins anew, earlier ones are kept'
+  return f'stage {stage.name} is saved and resumes at step {step}'
+
+
 def model_flops(stage: Stage, step_fn, state, frozen, batch) -> float:
   """Model FLOPs of an average step; arguments may be ShapeDtypeStructs."""
   if stage.counted_updates:  # Traced, never run: any seed will do.
@@ -143,9 +174,9 @@ def model_flops(stage: Stage, step_fn, state, frozen, batch) -> float:
   return flops.count(step_fn, state, frozen, batch, rates=stage.rates)
 
 
-def _peek(batches):
+def _peek(batches, mesh):
   """The next batch, which stays the next one."""
   position = batches.get_state()
   batch = next(batches)
   batches.set_state(position)
-  return batch
+  return meshes.place_batch(mesh, batch)

@@ -179,9 +179,11 @@ class MetricLogger:
     """Writes <stage>-parameters.txt, a table of what is trained."""
     from clu import parameter_overview  # Not on every accelerator image.
 
+    # Means and deviations are computed by all processes together.
+    table = parameter_overview.get_parameter_overview(
+        params, include_stats='global')
     if self._line:
       path = self._file.path.parent / f'{self._stage}-parameters.txt'
-      table = parameter_overview.get_parameter_overview(params)
       report.write_atomically(path, table + '\n')
       count = parameter_overview.count_parameters(params)
       size, prefix = terminal.si(count)

@@ -1,12 +1,15 @@
 """A whole run: data, the stages in order, the world, evaluation, report.
 
 Every part is skipped if its result is there, so the same command starts,
-resumes and confirms a run.
+resumes and confirms a run. In a run of several processes all of them render
+(where their disks are their own) and train; process 0 evaluates and writes.
 """
 
 import json
 import os
 import time
+
+import jax
 
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
@@ -16,6 +19,7 @@ from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import report
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
+from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
@@ -56,59 +60,72 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
         f'not trained in --workdir={workdir}: --mode=train goes on with it.')
   prepare_workdir(workdir)
   is_finished = not unfinished and has_results(config, workdir)
+  distributed.barrier('all have read what there is')
   if is_finished and not evaluate_again:
     print(f'all is done: {workdir}/report.html, films.mp4 and summary.json')
     return json.loads((workdir / 'summary.json').read_text())
   start = time.time()
-  _write_config(config, workdir)
+  if distributed.is_main():
+    _write_config(config, workdir)
   print('data: renders, or finds, the films')
   frames_dir = datasets.frames(config, workdir)
   check_films(config, frames_dir)
   world, trained = train_stages(config, workdir, frames_dir)
-  files.save(world, workdir / assemble.WORLD)
-  summary = evaluate(config, workdir, world, trained, frames_dir)
-  _print_summary(summary, workdir, time.time() - start)
-  return summary
+  if distributed.is_main():
+    files.save(world, workdir / assemble.WORLD)
+    summary = evaluate(config, workdir, world, trained, frames_dir)
+    _print_summary(summary, workdir, time.time() - start)
+  distributed.barrier('evaluated')
+  return json.loads((workdir / 'summary.json').read_text())
 
 
 def train_stages(config, workdir, frames_dir):
-  """Runs the stages; returns the world and all trained networks by stage."""
-  trained = {}
+  """Runs the stages; returns the world and all trained networks by stage.
+
+  Between stages networks stay on the mesh; what is returned is this process's.
+  """
+  trained, mesh = {}, meshes.make_mesh(config.mesh)
   make_batches = datasets.training_batches(
-      frames_dir, datasets.FRAME_FIELDS, config.seed)
+      frames_dir, datasets.FRAME_FIELDS, config.seed, mesh)
   vae_variables = None
   if config.data.latents:
     vae_variables = _given_tokenizer(config).vae_variables
-    make_batches = _latent_space(config, workdir, frames_dir, vae_variables)
+    make_batches = _latent_space(
+        config, workdir, frames_dir, vae_variables, mesh)
   for name in config.stages:
     inputs = stage_lib.Inputs(
         config, make_batches,
         lambda: datasets.films(config, frames_dir, FILMS))
     stage = stage_lib.make(name, inputs)
     state = loop.train(
-        stage, trained, config.loop, config.seed, workdir, fingerprint(config, name),
-        meshes.make_mesh(config.mesh))
+        stage, trained, config.loop, config.seed, workdir,
+        fingerprint(config, name), mesh)
     trained[name] = state.best_params(name)
     if config[name].paradigm == 'tokenizer':
+      vae_params = meshes.fetch(trained[name])
       vae_variables = {
-          'params': trained[name],
-          'latent_stats': tiny_vae.measure_latent_stats(
-              build.tiny_vae(config), trained[name],
-              datasets.films(config, frames_dir, FILMS))}
-      make_batches = _latent_space(config, workdir, frames_dir, vae_variables)
+          'params': vae_params,
+          'latent_stats': distributed.same_everywhere(
+              tiny_vae.measure_latent_stats(
+                  build.tiny_vae(config), vae_params,
+                  datasets.films(config, frames_dir, FILMS)))}
+      make_batches = _latent_space(
+          config, workdir, frames_dir, vae_variables, mesh)
+  trained = {name: meshes.fetch(params) for name, params in trained.items()}
   world = World(config, trained[config.stages[-1]], vae_variables,
                 _starts(config, frames_dir))
   return world, trained
 
 
-def _latent_space(config, workdir, frames_dir, vae_variables):
+def _latent_space(config, workdir, frames_dir, vae_variables, mesh):
   """Saves the tokenizer; returns the batches of latents for stages."""
-  files.save(World(config, {}, vae_variables, _starts(config, frames_dir)),
-             workdir / assemble.LATENT_SPACE)
+  if distributed.is_main():
+    files.save(World(config, {}, vae_variables, _starts(config, frames_dir)),
+               workdir / assemble.LATENT_SPACE)
   latents_dir = config.data.latents or datasets.latents(
       config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
   return datasets.training_batches(
-      latents_dir, datasets.latent_fields(config), config.seed)
+      latents_dir, datasets.latent_fields(config), config.seed, mesh)
 
 
 def _given_tokenizer(config):
@@ -172,7 +189,7 @@ def flatten(tree: dict, prefix: str = '') -> dict:
 def prepare_workdir(workdir):
   """Makes the folder, or says in one line why it cannot be used."""
   workdir = paths.folder(workdir)
-  probe = workdir / f'.writable-{os.getpid()}'
+  probe = workdir / f'.writable-{jax.process_index()}-{os.getpid()}'
   try:
     if not paths.is_remote(workdir):  # gcsfs would make a missing bucket.
       workdir.mkdir(parents=True, exist_ok=True)
@@ -182,6 +199,10 @@ def prepare_workdir(workdir):
       probe.unlink(missing_ok=True)
   except (OSError, *paths.remote_errors()) as e:
     raise UserError(f'--workdir={workdir} cannot be written: {e}') from e
+  if not distributed.sees_main(workdir):
+    raise UserError(f'--workdir={workdir} is not the folder that process 0 '
+                    'sees under this name; checkpoints need one that all hosts '
+                    'share (NFS, gcsfuse).')
 
 
 def unfinished_stages(config, workdir) -> list[str]:

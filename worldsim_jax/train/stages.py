@@ -25,6 +25,7 @@ from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
+from worldsim_jax.parallel import distributed
 from worldsim_jax.train import optimizers
 from worldsim_jax.train.loop import Stage
 from worldsim_jax.train.state import purpose_key
@@ -63,7 +64,8 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
   def fit(params):
     if not vae.shortcut:
       return params
-    return {name: tiny_vae.fit_shortcut(vae, params[name], inputs.films())}
+    fitted = tiny_vae.fit_shortcut(vae, params[name], inputs.films())
+    return {name: distributed.same_everywhere(fitted)}
 
   frames = stage.batch_size * stage.clip_frames
   return Stage(

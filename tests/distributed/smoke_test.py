@@ -1,0 +1,133 @@
+"""The whole pipeline in two processes, as a user starts it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+from absl.testing import absltest
+import numpy as np
+import pytest
+
+from tests.distributed import processes
+
+SHARED = {}
+RESULTS = ('report.html', 'films.mp4', 'summary.json', 'metrics.jsonl',
+           'config.json', 'world/params', 'latent_space/params')
+# fp32, but of sums in another order, which a few steps of training carry on.
+RTOL = 1e-4
+
+
+def setUpModule():
+  folder = tempfile.TemporaryDirectory()
+  unittest.addModuleCleanup(folder.cleanup)
+  SHARED['folder'] = pathlib.Path(folder.name)
+
+
+def start(workdir, devices, *flags):
+  folder = SHARED['folder']
+  # Compiled programs are shared by all runs with this number of devices.
+  environment = processes.environment(devices) | {
+      'JAX_COMPILATION_CACHE_DIR': str(folder / f'programs-{devices}'),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
+  return subprocess.Popen(
+      [sys.executable, '-m', 'worldsim_jax.main',
+       '--config=configs/quickstart.py:smoke', f'--workdir={workdir}',
+       '--config.loop.log_every=1', *flags],
+      cwd=processes.ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE)
+
+
+def wait_for(path, running):
+  end = time.monotonic() + 200
+  while not path.exists():
+    for process in running:
+      assert process.poll() is None, process.communicate()
+    assert time.monotonic() < end, f'{path} does not come'
+    time.sleep(.05)
+
+
+def records(workdir):
+  return [json.loads(line)
+          for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+@pytest.mark.slow
+class SmokeTest(absltest.TestCase):
+
+  def test_two_processes_leave_what_one_with_two_devices_leaves(self):
+    one, two = SHARED['folder'] / 'one', SHARED['folder'] / 'two'
+    # A disk that both see: process 0 renders, process 1 waits and is told.
+    running = self.start_two([two] * 2, [SHARED['folder'] / 'shared'] * 2)
+    wait_for(SHARED['folder'] / 'shared' / 'episodes', running)
+    self.assertStop(running, 1)
+    self.assertEmpty(list(SHARED['folder'].glob('shared/*/*/1.*')))
+
+    # Disks of their own: both render.
+    disks = [SHARED['folder'] / name for name in ('disk-0', 'disk-1')]
+    ends = self.assertDone(*self.start_two([two] * 2, disks))
+    self.assertIn('results in', ends[0])
+    self.assertNotIn('results in', ends[1])
+    self.assertDone(self.start(one, 2, f'--config.data.dir={disks[1]}'))
+    for name in RESULTS:
+      self.assertTrue((two / name).exists(), name)
+    expected, found = records(one), records(two)
+    for name in ('stage', 'step'):
+      self.assertEqual([r[name] for r in found], [r[name] for r in expected])
+    for mine, theirs in zip(found, expected):
+      for name in theirs:
+        if 'loss' in name:
+          np.testing.assert_allclose(
+              mine[name], theirs[name], rtol=RTOL,
+              err_msg=f'{mine["stage"]}, step {mine["step"]}')
+    summaries = [json.loads((workdir / 'summary.json').read_text())
+                 for workdir in (one, two)]
+    for name, value in summaries[0].items():
+      np.testing.assert_allclose(summaries[1][name], value, atol=.01)
+
+  def test_a_workdir_that_is_not_shared_is_told_of(self):
+    folder = SHARED['folder']
+    running = self.start_two([folder / 'mine', folder / 'theirs'],
+                             [folder / 'disk-0'] * 2)
+    for process in running:
+      _, err = process.communicate(timeout=120)
+      self.assertEqual(process.returncode, 2, err)
+      self.assertIn('theirs is not the folder that process 0 sees', err)
+
+  def start(self, workdir, devices, *flags):
+    process = start(workdir, devices, *flags)
+    self.addCleanup(process.kill)
+    return process
+
+  def start_two(self, workdirs, disks):
+    port = processes.free_port()
+    return [self.start(workdirs[index], 1, f'--coordinator=localhost:{port}',
+                       '--num_processes=2', f'--process_id={index}',
+                       f'--config.data.dir={disks[index]}')
+            for index in range(2)]
+
+  def assertDone(self, *running):
+    """What each of them has printed, after it has ended well."""
+    ends = [process.communicate(timeout=900) for process in running]
+    for process, (_, err) in zip(running, ends):
+      self.assertEqual(process.returncode, 0, err)
+    return [out for out, _ in ends]
+
+  def assertStop(self, running, told):
+    """SIGTERM to one of them ends both in time, with the code for it."""
+    running[told].send_signal(signal.SIGTERM)
+    ends = [process.communicate(timeout=60)[1] for process in running]
+    self.assertEqual([process.returncode for process in running], [75, 75],
+                     ends)
+    for end in ends:
+      self.assertNotIn('Traceback', end)
+    self.assertIn('preempted: process 1: told to stop by SIGTERM', ends[told])
+
+
+if __name__ == '__main__':
+  absltest.main()
