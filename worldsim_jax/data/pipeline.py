@@ -65,8 +65,7 @@ def make_iterator(
     episode = _select(source[number], fields)
     return episode, shots.starts(episode, clip_frames)
 
-  first, _ = read(usable[0])
-  size = sum(np.asarray(v).nbytes for v in first.values())
+  size = sum(np.asarray(v).nbytes for v in read(usable[0])[0].values())
   if in_memory is None:
     in_memory = size * len(usable) < IN_MEMORY_BYTES
   held = {number: read(number) for number in usable} if in_memory else {}
@@ -80,8 +79,8 @@ def make_iterator(
   clips = clips.repeat(MANY // len(usable))
   # grain seeds a random_map by its place in the chain: [::1] only keeps it.
   clips = clips[::1].random_map(cut_at_random)
-  rows = _Rows(clips, batch_size, rows)
-  dataset = grain.MapDataset.source(rows).batch(rows.count)
+  own = _Rows(clips, batch_size, rows)
+  dataset = grain.MapDataset.source(own).batch(own.count)
   options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
   )

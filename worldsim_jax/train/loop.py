@@ -34,7 +34,8 @@ class Stage:
     updates: the networks that it trains.
     init: trained -> params, a dict of the networks that this stage trains, from
       those of the stages before, by stage name.
-    fit: params -> params, what can be computed from data before the first step.
+    fit: params -> params, what can be computed from data before the first step;
+      None for nothing.
     frozen: trained -> a dict of the parameters that are only read.
     batches: () -> a data iterator with get_state and set_state.
     tokens_per_step: for the log.
@@ -67,7 +68,7 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
   Args:
     stage: see above.
     trained: the networks of the stages before, by stage name.
-    config: log_every, save_every, max_to_keep, keep_every.
+    config: config.loop.
     seed: of the run.
     workdir: checkpoints go to workdir/<stage>.
     fingerprint: flat dict; a checkpoint made with another one is refused.
@@ -83,10 +84,10 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
   step_fn = train_state.make_train_step(stage.updates, seed)
+  kept = dict(max_to_keep=config.max_to_keep, keep_every=config.keep_every)
   with (contextlib.ExitStack() as until_saved, jax.set_mesh(mesh),
         checkpoints.Checkpoints(
-            workdir / stage.name, fingerprint, max_to_keep=config.max_to_keep,
-            keep_every=config.keep_every) as saved):
+            workdir / stage.name, fingerprint, **kept) as saved):
 
     # --- state and data, from the newest checkpoint or from nothing
     state, batches = _begin(stage, trained, saved, mesh)
@@ -106,9 +107,8 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
         logger.parameters(state.params)
       for step in range(first, stage.num_steps):
         batch = meshes.place_batch(mesh, next(batches))
-        state, metrics = step_fn(state, frozen, batch)
-        logger.push(step, train_state.trained_metrics(
-            metrics, stage.updates, step))
+        state, new = step_fn(state, frozen, batch)
+        logger.push(step, train_state.trained_metrics(new, stage.updates, step))
         if step == first:  # Before it there is nothing to save.
           until_saved.enter_context(preemption.deferred())
         done, stops = step + 1, stop_sign.is_up()
