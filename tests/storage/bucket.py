@@ -85,6 +85,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._json({'kind': 'storage#bucket', 'name': NAME, 'id': NAME})
       else:
         self._error(404, f'{self.command} {self.path} is not known here')
+    self._send()  # Not inside: a client may be slow to read.
 
   do_GET = do_POST = do_PUT = do_DELETE = handle_request
 
@@ -213,8 +214,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 {'Content-Type': 'application/json'})
 
   def _reply(self, status, body, headers=()):
+    self._answer = status, body, dict(headers)
+
+  def _send(self):
+    status, body, headers = self._answer
     self.send_response(status)
-    for name, value in dict(headers).items():
+    for name, value in headers.items():
       self.send_header(name, value)
     if status not in (204, 304):
       self.send_header('Content-Length', str(len(body)))

@@ -62,7 +62,7 @@ def start(workdir, *flags, environment=os.environ):
 
 def finish(workdir, *flags, **kwargs):
   process = start(workdir, *flags, **kwargs)
-  text, _ = process.communicate(timeout=600)
+  text, _ = process.communicate(timeout=1200)
   return process.returncode, text
 
 
