@@ -161,7 +161,7 @@ def _work():
       [[step, how, f'{seconds:.4f}', f'{workers:,.0f}', f'{hours[step]:,.1f}']
        for step, how, seconds, workers in rows]) + (
            '\nThe steps overlap, except encode and embed, which share the '
-           f'chips: {max(device, *hours.values()):,.0f} hours, of the slowest.\n')
+           f'chips: {max(device, *hours.values()):,.0f} hours, the slowest.\n')
 
 
 def _training():

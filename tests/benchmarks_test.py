@@ -13,6 +13,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 import benchmarks
 from benchmarks import input as host_input
@@ -203,6 +204,7 @@ class TrainStepTest(absltest.TestCase):
 
 class InputTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_real_input_is_compared_with_synthetic_turn_by_turn(self):
     config = tiny_config()
     config.stages = ('tokenizer',)

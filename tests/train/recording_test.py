@@ -14,6 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.data import film_folders_test
 from tests.streaming import tiny_world
@@ -198,6 +199,7 @@ class RecordTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, 'config.data.height=25 must be a'):
       self.record(config=uneven)
 
+  @pytest.mark.slow
   def test_the_command_line_shares_the_work(self):
     self.add_films(2)
     environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
