@@ -9,6 +9,7 @@ from absl.testing import parameterized
 
 from configs import base
 from worldsim_jax.data import splits
+from worldsim_jax.errors import UserError
 from worldsim_jax.train import run
 from worldsim_jax.train import validation
 
@@ -40,13 +41,29 @@ class ConfigsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*VARIANTS)
   def test_it_builds_and_could_run(self, name, argument):
-    validation.check_run(module(name).get_config(argument))
+    config = module(name).get_config(argument)
+    if config.text.dim and config.text.encoder == 'null':
+      # Of umT5's size, which cannot be read yet: it says so, the rest is right.
+      validation.check(config)
+      with self.assertRaisesRegex(UserError, 'config.text.dim=4096'):
+        validation.check_run(config)
+    else:
+      validation.check_run(config)
 
   @parameterized.named_parameters(*VARIANTS)
   def test_it_has_the_keys_of_the_base_and_no_others(self, name, argument):
     keys = lambda config: set(run.flatten(config.to_dict()))
-    self.assertEqual(
-        keys(module(name).get_config(argument)), keys(base.get_config()))
+    config, expected = module(name).get_config(argument), base.get_config()
+    for stage in config.stages:
+      if stage not in expected:  # A second one of a kind, such as a base.
+        like = next(other for other in base.get_config().stages
+                    if expected[other].paradigm == config[stage].paradigm)
+        expected[stage] = expected[like].copy_and_resolve_references()
+      if 'model' in config[stage]:
+        self.assertContainsSubset(
+            config[stage].model.keys(), expected.model.keys())
+        config[stage].model = {}
+    self.assertEqual(keys(config), keys(expected))
 
   @parameterized.named_parameters(*VARIANTS)
   def test_no_test_map_is_trained_on(self, name, argument):

@@ -51,7 +51,7 @@ _PROGRAMS = flags.DEFINE_list(
     'programs', [], 'fit: which; stages, rollout, start, stream, decode; '
     'default: all.')
 _SEARCH = flags.DEFINE_bool(
-    'search', False, 'fit: look for a mesh that fits, if the config\'s does not.')
+    'search', False, 'fit: look for a mesh that fits, if this one does not.')
 _TOKENIZER = flags.DEFINE_string(
     'tokenizer', '', 'record: writes latents, made by the tokenizer of this '
     'workdir, world or latent set; default: writes frames.')

@@ -87,8 +87,8 @@ class GroupsTest(parameterized.TestCase):
       ("mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
       ("mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]))
   def test_every_notation_names_the_same_devices(self, text, expected):
-    found = hlo._groups(f'channel_id=1, replica_groups={text}, dimensions={{1}}')
-    self.assertEqual(found, expected)
+    attributes = f'channel_id=1, replica_groups={text}, dimensions={{1}}'
+    self.assertEqual(hlo._groups(attributes), expected)
 
 
 class MemoryTest(absltest.TestCase):

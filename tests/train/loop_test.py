@@ -137,7 +137,7 @@ class LoopTest(parameterized.TestCase):
     settings = config().loop
     settings.save_every = save_every
     return loop.train(
-        dataclasses.replace(tokenizer_stage(), batches=batches, fit=fit),
+        dataclasses.replace(tokenizer_stage(), batches=batches, fit=fit), {},
         settings, seed=0, workdir=workdir, fingerprint={})
 
   def folder(self):
@@ -185,7 +185,8 @@ class LoopTest(parameterized.TestCase):
   def test_what_a_nan_gradient_does_to_parameters_is_never_saved(self, nan_at):
     workdir, settings = self.folder(), config().loop
     train = lambda nan_at: loop.train(
-        toy_stage(nan_at), {}, settings, seed=0, workdir=workdir, fingerprint={})
+        toy_stage(nan_at), {}, settings, seed=0, workdir=workdir,
+        fingerprint={})
     with self.assertRaisesRegex(
         NonFiniteLoss, f'toy: grad_norm is nan at step {nan_at}'):
       train(nan_at)

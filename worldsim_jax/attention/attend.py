@@ -10,10 +10,10 @@ each holds some tokens of every frame (see `attention/sequence.py`).
   'xla'    written out in jnp; runs everywhere; softmax in float32
   'cudnn'  flash attention through jax.nn.dot_product_attention, NVIDIA GPUs,
            bf16/fp16
-  'splash' JAX's kernel for TPUs, see attention/splash.py; no mask, or one that
-           is the same for all queries
-  'auto'   'splash' or 'cudnn' on a device and for shapes that they are made for,
-           else 'xla'
+  'splash' JAX's kernel for TPUs, see attention/splash.py; without a mask, or
+           with one that is the same for all queries
+  'auto'   'splash' or 'cudnn' on devices and for shapes that they are made
+           for, else 'xla'
 An explicit choice that cannot run raises, it never falls back.
 """
 

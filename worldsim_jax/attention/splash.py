@@ -10,11 +10,12 @@ The reference is `attend`'s 'xla'. Nothing is differentiated but q, k and v.
 """
 
 import jax
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu import splash_attention
 import jax.numpy as jnp
 import numpy as np
 
+kernels = splash_attention.splash_attention_kernel
+masks = splash_attention.splash_attention_mask
 LANES = 128  # Blocks are multiples of it.
 BLOCKS = (512, 384, 256, LANES)
 WASTE = 0.04  # of a sequence, that padding may cost to get a larger block
@@ -54,7 +55,7 @@ def attend(q_BTHD, k_BSHD, v_BSHD, key_mask_BS=None, interpret: bool = False):
 
 
 def block_size(tokens: int) -> int:
-  """The largest block that does not pad a sequence by much more than it must."""
+  """The largest block that pads a sequence little more than it must."""
   least = -(-tokens // LANES) * LANES
   for block in BLOCKS:
     if -(-tokens // block) * block <= max(least, tokens * (1 + WASTE)):

@@ -58,7 +58,7 @@ class RolloutState:
 
 
 def mean_passes(sampling: Sampling) -> float:
-  """Passes per chunk when every exit step is as likely: 1 to K, and a clean one."""
+  """Passes per chunk, over all exit steps: 1 to K, and one that is clean."""
   return (len(sampling.sigmas) + 1) / 2 + 1
 
 

@@ -161,7 +161,7 @@ class _Module:
     return found
 
   def _trips(self, condition: str) -> float:
-    """Of a loop: i < constant, from 0, as JAX's scans are; else by the rates."""
+    """Of a loop: i < constant from 0, as JAX's scans are; else by the rates."""
     constants = {
         i.name: re.search(r'constant\((-?\d+)\)', f'constant({i.attributes}')
         for i in self.computations[condition] if i.opcode == 'constant'}
@@ -207,7 +207,7 @@ class _Module:
     return _device_bytes(instruction.type) + sum(map(_device_bytes, reads))
 
   def _fusion(self, name, reads, result) -> float:
-    """Of a parameter that is only sliced, the slices; of an update, its size."""
+    """Of parameters that are only sliced the slices, of updates their size."""
     types, total, updated = self._types[name], 0., 0.
     for i in self.computations[name]:
       if i.opcode == 'dynamic-update-slice' and len(i.operands) > 1:
@@ -312,8 +312,8 @@ def _groups(attributes) -> list[list[int]]:
   if match:
     return [[int(d) for d in g.split(',') if d.strip()]
             for g in re.findall(r'\{([\d, ]*)\}', match[1])]
-  match = re.match(r'replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)',
-                   text)
+  match = re.match(r'replica_groups=\[(\d+),(\d+)\]<='
+                   r'(\[[\d,]+\](?:T\([\d,]+\))?)', text)
   if match:
     return _iota(match[3]).reshape(int(match[1]), int(match[2])).tolist()
   match = re.match(r"replica_groups=mesh\[([^\]]*)\]"
@@ -325,7 +325,9 @@ def _iota(text: str) -> np.ndarray:
   """'[4,2]T(1,0)': device numbers in this shape, then transposed; flat."""
   match = re.fullmatch(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
   dims = [int(d) for d in match[1].split(',')]
-  order = [int(d) for d in match[2].split(',')] if match[2] else range(len(dims))
+  order = range(len(dims))
+  if match[2]:
+    order = [int(d) for d in match[2].split(',')]
   return np.arange(math.prod(dims)).reshape(dims).transpose(*order).ravel()
 
 

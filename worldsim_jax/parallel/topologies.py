@@ -69,8 +69,8 @@ def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
   if not chip or min(shape) < 1:
     names = sorted({c.name for c in chips.CHIPS if c.link_bandwidth})
     raise UserError(
-        f'--topology={name} is none: CHIP:SHAPE is expected, such as v5p:4x4x4, '
-        f'v6e:2x2, h100:8 or cpu:8 (chips: {", ".join(names)}, cpu).')
+        f'--topology={name} is none: CHIP:SHAPE is expected, such as '
+        f'v5p:4x4x4, v6e:2x2, h100:8, cpu:8 (chips: {", ".join(names)}, cpu).')
   return chip, shape
 
 

@@ -78,8 +78,8 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
     The final state.
 
   Raises:
-    UserError: if a loss or a gradient is not finite (the last good checkpoint
-      stays), or the checkpoints cannot be read or written.
+    UserError: if a loss or gradient is not finite (the last good checkpoint
+      stays), or checkpoints cannot be read or written.
     Preempted: after saving, if some process was told to stop.
   """
   mesh = meshes.make_mesh() if mesh is None else mesh
@@ -93,11 +93,11 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
     state, batches = _begin(stage, trained, saved, mesh)
     first = int(state.step)
     frozen = jax.jit(_laid_out(stage.frozen))(trained)
+    counted = model_flops(stage, step_fn, state, frozen, _peek(batches, mesh))
     logger = metrics_lib.MetricLogger(
         workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
         tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
-        flops_per_step=model_flops(
-            stage, step_fn, state, frozen, _peek(batches, mesh)))
+        flops_per_step=counted)
     stop_sign = preemption.StopSign(mesh)
 
     # --- steps

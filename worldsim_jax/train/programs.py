@@ -1,4 +1,4 @@
-"""A config's programs, as functions of shapes: for what compiles but never runs.
+"""A config's programs as functions of shapes, to be compiled and never run.
 
   <stage>   a training step of each stage
   rollout   the student's own video, as Self Forcing makes it in training
