@@ -71,8 +71,8 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
     config: config.loop.
     seed: of the run.
     workdir: checkpoints go to workdir/<stage>.
-    fingerprint: flat dict; a checkpoint made with another one is refused.
-    mesh: of devices; default: all, each with a copy of the parameters.
+    fingerprint: flat dict; a checkpoint made with another is refused.
+    mesh: default: all devices, each with a copy of the parameters.
 
   Returns:
     The final state.
@@ -80,9 +80,9 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
   Raises:
     UserError: if a loss or gradient is not finite (the last good checkpoint
       stays), or checkpoints cannot be read or written.
-    Preempted: after saving, if some process was told to stop.
+    Preempted: after saving, if a process was told to stop.
   """
-  mesh = meshes.make_mesh() if mesh is None else mesh
+  mesh = mesh or meshes.make_mesh()
   step_fn = train_state.make_train_step(stage.updates, seed)
   kept = dict(max_to_keep=config.max_to_keep, keep_every=config.keep_every)
   with (contextlib.ExitStack() as until_saved, jax.set_mesh(mesh),
@@ -119,8 +119,7 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
             saved.save(done, state, batches.get_state())
         if stops:
           saved.wait()
-          raise Preempted(f'{_resumes(stage, done)} with the same command',
-                          agreed=True)
+          raise Preempted(f'{_resumes(stage, done)} when run again', agreed=True)
   return state
 
 
