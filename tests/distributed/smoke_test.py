@@ -44,7 +44,7 @@ def start(workdir, devices, *flags):
 
 
 def wait_for(path, running):
-  end = time.monotonic() + 200
+  end = time.monotonic() + 400
   while not path.exists():
     for process in running:
       assert process.poll() is None, process.communicate()

@@ -63,6 +63,7 @@ class RunTestCase(parameterized.TestCase):
         processes.params(workdir), params, rtol=RTOL, atol=RTOL)
 
 
+@pytest.mark.slow
 class TrainTest(RunTestCase):
 
   @parameterized.parameters((2, {'data': 2, 'fsdp': 2}), (4, {'data': -1}))
