@@ -50,7 +50,7 @@ def make_stage(options, mesh) -> loop.Stage:
     loss = jnp.mean((y - jax.random.normal(rng, y.shape) * x)**2)
     return loss, {'loss': loss}
 
-  def init():
+  def init(unused_trained):
     kernel = jax.random.normal(jax.random.key(0), (WIDTH, WIDTH))
     return {'line': {'ffn_0': {'kernel': kernel}}}
 
@@ -65,7 +65,8 @@ def make_stage(options, mesh) -> loop.Stage:
 
   update = train_state.Update('line', loss, optax.adam(1e-2), ema=0.9)
   return loop.Stage(
-      'line', options['num_steps'], (update,), init, {}, batches, BATCH)
+      'line', options['num_steps'], (update,), init, lambda trained: {}, batches,
+      BATCH)
 
 
 def main(unused_argv):
@@ -79,9 +80,9 @@ def main(unused_argv):
     time.sleep(options.get('seconds_before', 0))
     mesh = meshes.make_mesh(options.get('mesh'))
     settings = ml_collections.ConfigDict(
-        dict(log_every=1, save_every=4, max_to_keep=2))
+        dict(log_every=1, save_every=4, max_to_keep=2, keep_every=0))
     state = loop.train(
-        make_stage(options, mesh), settings, 0, workdir, {}, mesh)
+        make_stage(options, mesh), {}, settings, 0, workdir, {}, mesh)
     params = meshes.fetch(state.best_params('line'))
     if distributed.is_main():
       np.save(workdir / 'params.npy', params['ffn_0']['kernel'])

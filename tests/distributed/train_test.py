@@ -94,7 +94,7 @@ class StopTest(RunTestCase):
     self.assertEnds(ends, STOPPED)
     [line] = ends[0][2]
     self.assertRegex(line, r'^preempted: .*stage line is saved and resumes at '
-                     r'step \d+ with the same command')
+                     r'step \d+ if run again')
     step = int(line.split('at step ')[1].split()[0])
     self.assertLess(step, 12)
     self.assertLen(processes.losses(run.workdir), step)

@@ -108,9 +108,9 @@ def train(workdir, num_devices, num_steps):
   given = []
   stage = loop.Stage(
       'toy', num_steps, (train_state.Update('toy', loss, optax.sgd(1.)),),
-      lambda: {'toy': {'ffn_0': {'kernel': jnp.ones((8, 16))}}}, {},
-      lambda: Numbers(given), 1)
-  state = loop.train(stage, tiny_world.config().loop, 0, workdir, {},
+      lambda trained: {'toy': {'ffn_0': {'kernel': jnp.ones((8, 16))}}},
+      lambda trained: {}, lambda: Numbers(given), 1)
+  state = loop.train(stage, {}, tiny_world.config().loop, 0, workdir, {},
                      mesh_of(num_devices))
   # The first is asked for twice: FLOPs are counted with it.
   return np.asarray(state.params['toy']['ffn_0']['kernel']), given[1:]

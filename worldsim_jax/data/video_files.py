@@ -42,7 +42,7 @@ def read(
       frames = [picture(frame) for frame in decoded]
   except UserError:
     raise
-  except (av.error.FFmpegError, OSError, ValueError, IndexError) as e:
+  except (pyav().error.FFmpegError, OSError, ValueError, IndexError) as e:
     reason = getattr(e, 'strerror', None) or e
     raise UserError(
         f'{path}: cannot decode this video ({reason}); check that '
@@ -119,12 +119,12 @@ def write_mp4(
   try:
     with paths.local_file(path) as local:
       _encode(local, rgb, rate, quality)
-  except (av.error.FFmpegError, OSError, *paths.remote_errors()) as e:
+  except (pyav().error.FFmpegError, OSError, *paths.remote_errors()) as e:
     raise UserError(f'{path}: cannot write the film ({e})') from e
 
 
 def _encode(path, rgb, rate, quality):
-  av = _av()
+  av = pyav()
   partial = f'{path}.{os.getpid()}.partial'
   try:
     with av.open(

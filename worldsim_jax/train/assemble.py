@@ -67,7 +67,7 @@ def tokenizer(path) -> World:
   Raises:
     UserError: if there is none.
   """
-  path = epath.Path(path)
+  path = paths.folder(path)
   if files.is_world(path / LATENT_SPACE):
     return files.load(path / LATENT_SPACE, with_student=False)
   world = files.load(path)

@@ -119,7 +119,7 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
             saved.save(done, state, batches.get_state())
         if stops:
           saved.wait()
-          raise Preempted(f'{_resumes(stage, done)} when run again', agreed=True)
+          raise Preempted(f'{_resumes(stage, done)} if run again', agreed=True)
   return state
 
 
