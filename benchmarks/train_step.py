@@ -8,6 +8,8 @@ with a rollout of random length, so its repeats differ in work.
 MFU is model FLOP/s over the device's dense bf16 peak, whatever the dtype.
 """
 
+import dataclasses
+
 import chex
 import jax
 import numpy as np
@@ -30,7 +32,7 @@ def benchmark(options):
     inputs = stage_lib.Inputs(
         options.config, synthetic_batches(options.config),
         films=tuple)  # None: what is fitted to them is not timed.
-    stage = stage_lib.make(name, inputs)
+    stage = dataclasses.replace(stage_lib.make(name, inputs), fit=None)
     # What later stages start from: the same shapes as after training.
     trained[name] = stage.init(trained)[name]
     try:

@@ -26,7 +26,7 @@ class SpecTest(parameterized.TestCase):
        P(None, 'fsdp', 'tensor')),
       ('ema/net/blocks/ffn_2/kernel', (4, 32, 8), P(None, 'tensor', 'fsdp')),
       ('params/net/blocks/cross_attn/k/bias', (4, 8), P(None, 'tensor')),
-      ('params/net/time_projection_1/kernel', (8, 48), P('fsdp', None)),
+      ('params/net/time_projection_1/kernel', (8, 48), P('fsdp', 'tensor')),
       ('params/vae/encoder/conv/kernel', (3, 3, 4, 8),
        P(None, None, None, 'fsdp')),
       ('params/net/blocks/modulation', (4, 6, 8), P()),

@@ -104,8 +104,8 @@ class ShardingTest(parameterized.TestCase):
   def test_a_mesh_computes_what_one_device_does(self, *sizes):
     check(sizes)
 
-  @pytest.mark.slow
   @parameterized.parameters(*[m for m in MESHES if m not in QUICK])
+  @pytest.mark.slow
   def test_every_mesh_computes_what_one_device_does(self, *sizes):
     check(sizes)
 

@@ -130,6 +130,16 @@ class SearchTest(absltest.TestCase):
     for sizes in tried:
       self.assertEqual(np.prod(list(sizes.values())), 4)
 
+  @pytest.mark.slow
+  def test_the_first_that_fits_is_found(self):
+    copied, split = config(data=2), config(fsdp=2)
+    totals = [fit_of('teacher', c).total for c in (copied, split)]
+    self.assertLess(totals[1], totals[0])
+    chip = ROOMY._replace(memory=sum(totals) / 2)
+    found = fit._search(copied, chip, jax.devices()[:2], ['teacher'])
+    self.assertTrue(found[0].fits)
+    self.assertEqual(found[0].total, totals[1])
+
   def test_what_cannot_hold_its_arguments_is_not_compiled(self):
     small = config(fsdp=4)
     tiny = ROOMY._replace(memory=1000.)
