@@ -4,8 +4,8 @@ The published recipe (Huang et al. 2025, arXiv 2506.08009, and its released
 code): 480x832, 21 latent frames, chunks of 3, four steps, 64 clips a step, the
 critic in every step and the student in every fifth, an average from the 200th
 update. Published cost: 600 steps in under 2 h on 64 H100. Here the student
-continues 3 given frames. Wan's weights cannot be read yet; `base` and `teacher`
-train the two sizes from nothing.
+continues 3 given frames. Wan's weights and its text encoder cannot be read yet,
+and the command says so; --mode=fit and the laptop's size run.
 
 Command:  python -m worldsim_jax.main --config=configs/self_forcing.py \
             --workdir=gs://bucket/self_forcing

@@ -4,8 +4,8 @@
 32,760 in all; streamed in chunks of 3 latent frames (12 pixel frames) with a
 window of 21 (Wan Team 2025, arXiv 2503.20314; Huang et al. 2025). The tokenizer
 is TAEHV's, with Wan's strides. The student continues the 3 latent frames that
-it is given. Wan's weights and its text encoder cannot be read yet: from nothing
-this trains on embeddings that records bring.
+it is given. Wan's weights and its text encoder cannot be read yet, and the
+command says so; --mode=fit and the laptop's size run.
 
 Command:  python -m worldsim_jax.main --config=configs/wan_1_3b.py \
             --workdir=runs/wan_1_3b

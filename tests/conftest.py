@@ -38,6 +38,9 @@ if not any(flag.startswith(_DEVICES) for flag in _xla_flags):
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
     _xla_flags.extend(_FAST_COMPILES + _COLLECTIVES)
 os.environ['XLA_FLAGS'] = ' '.join(_xla_flags)
+# A device that waits in two collectives takes two of the pool's threads; with
+# one thread per device another then has none, and all wait for ever.
+os.environ.setdefault('PJRT_NPROC', '32')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's C++ log.
 logging.getLogger('jax').setLevel(logging.WARNING)

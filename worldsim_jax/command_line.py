@@ -15,6 +15,7 @@ from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import host_memory
+from worldsim_jax.parallel import mesh as meshes
 
 FAILED = 1  # Exit code of a process with an error of ours, as Python's.
 
@@ -47,6 +48,7 @@ def run(main, flags_parser=parse):
   A run that was told to stop ends with exit code 75 (`errors.PREEMPTED`).
   """
   host_memory.use_huge_pages()
+  meshes.give_threads()
   try:
     app.run(main, flags_parser=flags_parser)
   except UserError as e:

@@ -65,8 +65,8 @@ def make_stage(options, mesh) -> loop.Stage:
 
   update = train_state.Update('line', loss, optax.adam(1e-2), ema=0.9)
   return loop.Stage(
-      'line', options['num_steps'], (update,), init, lambda trained: {}, batches,
-      BATCH)
+      'line', options['num_steps'], (update,), init, lambda _: {},
+      batches, BATCH)
 
 
 def main(unused_argv):

@@ -22,6 +22,7 @@ from worldsim_jax.data import records
 from worldsim_jax.data import shards
 from worldsim_jax.data import video_files
 from worldsim_jax.errors import UserError
+from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import datasets
@@ -178,7 +179,8 @@ class RecordTest(absltest.TestCase):
     own.teacher.clip_frames = 5
     datasets.check_latents(own, world().config)
     batches = datasets.training_batches(
-        directory, datasets.latent_fields(own), 0)(own.teacher)()
+        directory, datasets.latent_fields(own), 0, meshes.make_mesh())(
+            own.teacher)()
     self.assertEqual(next(batches)['latents'].dtype, np.float32)
     for key, value in (('vae.latent_channels', 8), ('data.height', 48),
                        ('teacher.clip_frames', 99)):

@@ -16,6 +16,7 @@ import numpy as np
 
 kernels = splash_attention.splash_attention_kernel
 masks = splash_attention.splash_attention_mask
+RESIDUALS = 'attention_output'  # For remat: what the backward pass needs.
 LANES = 128  # Blocks are multiples of it.
 BLOCKS = (512, 384, 256, LANES)
 WASTE = 0.04  # of a sequence, that padding may cost to get a larger block
@@ -49,7 +50,8 @@ def attend(q_BTHD, k_BSHD, v_BSHD, key_mask_BS=None, interpret: bool = False):
   run = kernels.make_splash_mha(
       masks.MultiHeadMask([masks.FullMask((q.shape[2], k.shape[2]))] * heads),
       block_sizes=_block_sizes(q_block, key_block), head_shards=1,
-      q_seq_shards=1, interpret=interpret)
+      q_seq_shards=1, interpret=interpret,
+      residual_checkpoint_name=RESIDUALS)
   out = jax.vmap(run)(q, k, v, segments)
   return out[:, :, :tokens].swapaxes(1, 2)
 

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.attention import rope
+from worldsim_jax.attention import splash
 from worldsim_jax.attention.attend import attend
 from worldsim_jax.attention.kv_cache import KeyValues
 from worldsim_jax.parallel import layout
 
 EPSILON = 1e-6
-LAYER_INPUT, ATTENTION_OUTPUT = 'layer_input', 'attention_output'
+LAYER_INPUT, ATTENTION_OUTPUT = 'layer_input', splash.RESIDUALS
 _xavier = nn.initializers.xavier_uniform()
 
 

@@ -123,20 +123,28 @@ class _Module:
                             have.bytes + times * m.bytes,
                             max(have.widest, m.widest))
 
+    seen = set()
     for instruction in self.computations[name]:
       opcode = instruction.opcode
       called = self._called(instruction)
       if opcode == 'while':
-        add(self.total(called['body']), self._trips(called['condition']))
+        add(self.total(called['body']), self._trips(
+            called['condition'], instruction.attributes))
       elif opcode == 'conditional':
         add(max(map(self.total, called['branches']), key=lambda c: c[0]),
             self._rates.cond)
       elif opcode == 'fusion':
-        # Inside are collectives that overlap with its computation.
-        add(self.total(called['calls']), 1, with_memory=False)
+        # Collectives that overlap with computation: parts of one of them, its
+        # begin and its end, may be in several fusions.
+        channels = self._channels(called['calls'])
+        if not channels or not channels <= seen:
+          add(self.total(called['calls']), 1, with_memory=False)
+        seen |= channels
       elif 'calls' in called or 'to_apply' in called and opcode == 'call':
         add(self.total(called.get('calls') or called['to_apply']), 1)
       kind = opcode.removesuffix('-start')
+      if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
+        kind = 'reduce-scatter'  # A TPU's: what follows keeps a slice of it.
       if kind in COLLECTIVES and not opcode.endswith('-done'):
         bytes_sent, group, leaves = self._sent(name, kind, instruction)
         add((0., {kind: Moved(1., bytes_sent, group)},
@@ -144,6 +152,19 @@ class _Module:
       if opcode not in _FREE and not opcode.endswith('-done'):
         memory += self._touched(name, instruction)
     return memory, dict(moved), dcn
+
+  @functools.cache
+  def _channels(self, name) -> frozenset[str]:
+    """The channels of the collectives in a fused computation."""
+    found = set()
+    for i in self.computations[name]:
+      match = re.search(r'channel_id=(\d+)', i.attributes)
+      if match and i.opcode.removesuffix('-start') in COLLECTIVES:
+        found.add(match[1])
+      for inner in self._called(i).values():
+        if isinstance(inner, str):
+          found |= self._channels(inner)
+    return frozenset(found)
 
   def _called(self, instruction):
     """The computations that an instruction names, by role."""
@@ -160,8 +181,11 @@ class _Module:
       found['branches'] = branches
     return found
 
-  def _trips(self, condition: str) -> float:
+  def _trips(self, condition: str, attributes: str = '') -> float:
     """Of a loop: i < constant from 0, as JAX's scans are; else by the rates."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', attributes)
+    if known:
+      return float(known[1])
     constants = {
         i.name: re.search(r'constant\((-?\d+)\)', f'constant({i.attributes}')
         for i in self.computations[condition] if i.opcode == 'constant'}
@@ -170,7 +194,7 @@ class _Module:
         limits = [constants[o] for o in i.operands if constants.get(o)]
         if limits:
           return float(limits[0][1])
-    return self._rates.while_trips
+    return max(self._rates.while_trips, 1.)  # Nothing runs for nothing.
 
   def _sent(self, computation, kind, instruction):
     """(bytes that a device sends, devices in a group, whether over the DCN)."""

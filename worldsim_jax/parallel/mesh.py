@@ -3,14 +3,16 @@
 The rules of what lies where are in `parallel/layout.py`. Nothing else in the
 project names a device.
 
-On a CPU with several virtual devices, set XLA_FLAGS as tests/conftest.py does:
-without its scheduler flag, XLA's CPU devices may begin independent collectives
-in different orders and wait for each other for ever.
+Virtual devices of a CPU share a pool of threads, by default one each. A device
+that waits in two independent collectives takes two of them, and another may
+find none: all wait for ever. `give_threads` is for programs; tests/conftest.py
+does the same, and has XLA's CPU begin collectives in one order.
 """
 
 import functools
 import logging
 import math
+import os
 
 import jax
 from jax.experimental import mesh_utils
@@ -23,6 +25,14 @@ import numpy as np
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import layout
+
+_THREADS = 64  # of virtual devices together
+
+
+def give_threads():
+  """Lets virtual CPU devices wait for each other; before JAX finds devices."""
+  if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
+    os.environ.setdefault('PJRT_NPROC', str(_THREADS))
 
 
 def make_mesh(sizes=None, devices=None) -> jax.sharding.Mesh:

@@ -25,7 +25,7 @@ _TPU_ENVIRONMENT = {
     'TPU_WORKER_ID': '0', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 _CUDA_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
-_GPUS_PER_HOST = 8
+GPUS_PER_HOST = 8
 # What XLA must know of a GPU to compile for it: NVIDIA's figures for the H100.
 _H100 = '''
 gpu_device_info {
@@ -114,10 +114,10 @@ def _gpus(name, chip, count):
   if not any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
     raise UserError(f'--topology={name} needs the CUDA compiler: '
                     "pip install 'worldsim_jax[cuda]'")
-  hosts = -(-count // _GPUS_PER_HOST)
+  hosts = -(-count // GPUS_PER_HOST)
   if count % hosts:
     raise UserError(f'--topology={name}: {count} GPUs are no whole number of '
-                    f'hosts of {_GPUS_PER_HOST}.')
+                    f'hosts of {GPUS_PER_HOST}.')
   return _described(name, 'cuda', 'h100', {
       'target_config': _H100, 'topology': f'1x{hosts}x{count // hosts}'})
 

@@ -43,8 +43,8 @@ class Fit:
 
   Attributes:
     program: its name.
-    arguments, temporaries, total: bytes; the total has the code, too, and
-      counts donated arguments once.
+    arguments, temporaries, total: bytes; the total has the code, too, and the
+      networks of earlier stages; donated arguments count once.
     host: bytes of pinned host memory.
     limit: bytes that the chip has.
     flops: per chip, recomputation included.
@@ -113,7 +113,13 @@ def fit(config, topology: str, names=(), workdir=None, search: bool = False):
                     f'{", ".join(programs.names(config))}.')
   chip, devices = topologies.devices(topology, max(config.mesh.slice, 1))
   validation.check(config)
-  fits = on_devices(config, chip, devices, names)
+  try:
+    fits = on_devices(config, chip, devices, names)
+  except UserError as e:
+    fits = search and _search(config, chip, devices, names)
+    if not fits:
+      raise
+    print(f'the mesh of the config cannot be: {e}')
   if search and not all(f.fits for f in fits):
     fits = _search(config, chip, devices, names) or fits
   if workdir is not None:
@@ -161,17 +167,22 @@ def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
   memory = compiled.memory_analysis()
   arguments = memory.argument_size_in_bytes
   per_slice = mesh.size // mesh.shape['slice']
+  is_joined = mesh.shape['slice'] > 1
+  if chip.kind.startswith('NVIDIA'):  # Beyond a host, the slower network.
+    per_slice = topologies.GPUS_PER_HOST
+    is_joined = mesh.size > per_slice
+  others = _shard_bytes(program.others)
   result = Fit(
       program.name, chip.memory, chip, arguments=arguments,
       temporaries=memory.temp_size_in_bytes,
       total=(arguments + memory.output_size_in_bytes
              - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-             + memory.generated_code_size_in_bytes),
+             + memory.generated_code_size_in_bytes + others),
       host=(memory.host_argument_size_in_bytes
             + memory.host_temp_size_in_bytes),
       flops=counted, compile_seconds=time.time() - start,
       costs=hlo.costs(compiled.as_text(), program.rates,
-                      per_slice if mesh.shape['slice'] > 1 else None),
+                      per_slice if is_joined else None),
       frames=program.frames)
   padding = arguments - _shard_bytes(program.args)
   if padding > PADDING * arguments and padding > GIANT:
@@ -196,6 +207,8 @@ def _too_large(message, program, chip) -> Fit:
                      r'(?:.*\n)*?\s+Shape: (\S+)', message)
   buffers = tuple(f'{size}  {shape.split("{")[0]}  {operator or "argument"}'
                   for size, operator, shape in found[:_BUFFERS])
+  others = _shard_bytes(program.others)
+  total = total + others if used else limit + 1  # Unknown, but too much.
   return Fit(program.name, limit, chip, arguments=_shard_bytes(program.args),
              total=max(total, limit + 1), frames=program.frames,
              buffers=buffers or (' '.join(message.split())[:400],))
@@ -210,6 +223,9 @@ def _warnings(program, config, mesh):
       yield (f'{program.name}: {jax.tree_util.keystr(path)} '
              f'{x.dtype}{list(x.shape)} is whole on every chip, '
              f'{_bytes(x) / GIB:.2f} GiB each')
+  if program.frames and sizes['data'] * sizes['fsdp'] > 1:
+    yield (f'{program.name}: attention of one stream is not split over mesh.data '
+           'and mesh.fsdp; per chip it is more than this says (use mesh.tensor)')
   for name in config.stages:
     if config[name].paradigm == 'tokenizer':
       continue
@@ -292,9 +308,13 @@ def line(f: Fit) -> str:
   """One program, as the terminal and the README's table show it."""
   text = (f'{f.program:<16} {f.arguments / GIB:7.2f} '
           f'{f.temporaries / GIB:7.2f} {f.total / GIB:7.2f}      '
-          f'{f.flops / TERA:9.2f}  {f.sent / GIGA:7.2f}     '
+          f'{f.flops / TERA:9.2f}  {_sent(f):>7}     '
           f'{describe_roofline(f)}')
   return text + ('' if f.fits else '  DOES NOT FIT')
+
+
+def _sent(f: Fit) -> str:
+  return f'{f.sent / GIGA:.2f}' if f.fits else '-'
 
 
 def describe_roofline(f: Fit) -> str:
@@ -339,8 +359,10 @@ COLUMNS = ['program', 'arguments (GiB)', 'temporaries (GiB)', 'total (GiB)',
 
 def row(f: Fit) -> list:
   return [f.program, f.arguments / GIB, f.temporaries / GIB, f.total / GIB,
-          f.limit / GIB, f.flops / TERA, f.costs.memory_bytes / GIGA,
-          f.sent / GIGA, max(f.roofline().values(), default=None),
+          f.limit / GIB, f.flops / TERA,
+          f.costs.memory_bytes / GIGA if f.fits else None,
+          f.sent / GIGA if f.fits else None,
+          max(f.roofline().values(), default=None) if f.fits else None,
           'yes' if f.fits else 'no']
 
 

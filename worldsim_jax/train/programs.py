@@ -42,6 +42,7 @@ class Program(NamedTuple):
     counted: the same, in products that `flops.count` sees.
     rates: how often what only the run decides is done.
     frames: pixel frames that it makes; 0 for a training step.
+    others: what else is on the devices then: the networks of earlier stages.
   """
   name: str
   fn: Callable[..., Any]
@@ -49,6 +50,7 @@ class Program(NamedTuple):
   counted: Callable[..., Any]
   rates: flops.Rates = flops.Rates()
   frames: int = 0
+  others: Any = ()
 
   def flops(self) -> float:
     """Of all devices together, recomputation included."""
@@ -79,7 +81,7 @@ def make(name: str, config, mesh) -> Program:
 
 def _train_step(name, config, mesh) -> Program:
   stage = stage_of(name, config)
-  trained = _trained(config)
+  trained = _trained(config, before=name)
   state = meshes.abstract(mesh, loop.abstract_state(stage, trained),
                           train_state.host_paths(stage.updates))
   frozen = meshes.abstract(mesh, jax.eval_shape(stage.frozen, trained))
@@ -87,7 +89,7 @@ def _train_step(name, config, mesh) -> Program:
   step = lambda stage: train_state.make_train_step(stage.updates, config.seed)
   return Program(
       name, step(stage), (state, frozen, _split(mesh, batch(name, config))),
-      step(counted), stage.rates)
+      step(counted), stage.rates, others=meshes.abstract(mesh, trained))
 
 
 def stage_of(name, config):
@@ -103,10 +105,10 @@ def counted_config(config):
   return counted
 
 
-def _trained(config):
-  """Shapes of the networks of all stages, by stage name."""
+def _trained(config, before: str):
+  """Shapes of the networks of the stages before one, by stage name."""
   trained = {}
-  for name in config.stages:
+  for name in config.stages[:config.stages.index(before)]:
     stage = stage_of(name, config)
     trained[name] = jax.eval_shape(stage.init, trained)[name]
   return trained

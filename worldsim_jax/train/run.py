@@ -100,7 +100,8 @@ def train_stages(config, workdir, frames_dir):
     state = loop.train(
         stage, trained, config.loop, config.seed, workdir,
         fingerprint(config, name), mesh)
-    trained[name] = state.best_params(name)
+    # An average may have been with the host.
+    trained[name] = meshes.place(mesh, state.best_params(name))
     if config[name].paradigm == 'tokenizer':
       vae_params = meshes.fetch(trained[name])
       vae_variables = {
