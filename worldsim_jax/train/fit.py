@@ -224,8 +224,9 @@ def _warnings(program, config, mesh):
              f'{x.dtype}{list(x.shape)} is whole on every chip, '
              f'{_bytes(x) / GIB:.2f} GiB each')
   if program.frames and sizes['data'] * sizes['fsdp'] > 1:
-    yield (f'{program.name}: attention of one stream is not split over mesh.data '
-           'and mesh.fsdp; per chip it is more than this says (use mesh.tensor)')
+    yield (f'{program.name}: attention of one stream is not split over '
+           'mesh.data and mesh.fsdp; per chip it is more than this says (use '
+           'mesh.tensor)')
   for name in config.stages:
     if config[name].paradigm == 'tokenizer':
       continue
