@@ -19,6 +19,7 @@ of this process, and `pipeline_...` is the input alone, what it could deliver.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import tempfile
 import time
@@ -32,6 +33,7 @@ from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.train import datasets
+from worldsim_jax.train import loop
 from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import state as train_state
 
@@ -44,13 +46,15 @@ RESAMPLED = 1000
 
 def benchmark(options):
   """A row per stage and kind of input."""
-  config, rows, trained = options.config, [], {}
+  config, rows = options.config, []
   for name in config.stages:
     inputs = stage_lib.Inputs(
-        config, trained, train_step.synthetic_batches(config), films=tuple)
+        config, train_step.synthetic_batches(config), films=tuple)
     if config[name].paradigm in STAGES:
       with tempfile.TemporaryDirectory() as folder:
-        rows += _measure(stage_lib.make(name, inputs), options, folder)
+        # What is fitted to films is not timed.
+        stage = dataclasses.replace(stage_lib.make(name, inputs), fit=None)
+        rows += _measure(stage, options, folder)
   return rows
 
 
@@ -123,8 +127,8 @@ def _steps(stage, config):
   mesh = meshes.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
     step_fn = train_state.make_train_step(stage.updates, config.seed)
-    state = meshes.place(mesh, train_state.create(stage.init(), stage.updates))
-    frozen = meshes.place(mesh, stage.frozen)
+    state = meshes.place(mesh, loop.initial_state(stage, trained={}))
+    frozen = meshes.place(mesh, stage.frozen({}))
 
     def steps(batches, count):
       nonlocal state  # The step consumes it.
