@@ -109,6 +109,19 @@ class WorkdirTest(absltest.TestCase):
     self.assertEmpty(os.listdir(folder))
 
 
+class FingerprintTest(absltest.TestCase):
+
+  def test_a_run_goes_on_with_another_way_to_compute_the_same(self):
+    print_of = lambda config: run.fingerprint(config, 'self_forcing')
+    before, config = print_of(tiny_world.config()), tiny_world.config()
+    config.model.update(dict(remat='full', attention='xla', unroll=2))
+    config.teacher.offload = ('opt_state',)
+    config.data.dir = '/elsewhere'
+    self.assertEqual(print_of(config), before)
+    config.model.ffn_dim *= 2
+    self.assertNotEqual(print_of(config), before)
+
+
 class MakeStageTest(absltest.TestCase):
 
   def flops(self, remat):

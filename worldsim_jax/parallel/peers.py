@@ -30,6 +30,7 @@ from worldsim_jax.errors import LOST_HOST
 from worldsim_jax.errors import PREEMPTED
 
 _CONNECT_SECONDS = 60.
+_HELLO_SECONDS = 5  # for whoever has connected to say who it is
 _PROBES = 4  # Unanswered ones end a connection.
 _SECONDS_TO_END = 10.
 
@@ -177,9 +178,14 @@ def _accept(count: int, publish):
     while len(sockets) < count:
       server.settimeout(max(end - time.monotonic(), 1e-3))
       connection, _ = server.accept()
-      connection.settimeout(_CONNECT_SECONDS)
-      told, _, process = connection.makefile().readline().partition(' ')
-      if secrets.compare_digest(told, secret):
+      connection.settimeout(_HELLO_SECONDS)
+      try:
+        told, _, process = connection.makefile().readline().partition(' ')
+        is_ours = secrets.compare_digest(told.encode(), secret.encode())
+      except (OSError, ValueError):  # Silent, or no text: a stranger.
+        is_ours = False
+      if is_ours:
+        connection.settimeout(_CONNECT_SECONDS)
         sockets[int(process)] = connection
       else:
         connection.close()

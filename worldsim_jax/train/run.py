@@ -34,6 +34,11 @@ from worldsim_jax.train import validation
 
 NUM_STARTS = 8
 FILMS = 64  # to fit and measure latents on
+# What a checkpoint does not depend on: where things are, and how a machine
+# computes the same.
+_IRRELEVANT = frozenset({
+    'data.dir', 'data.num_workers', 'student.weights_dtype'})
+_OF_THE_MACHINE = frozenset({'remat', 'attention', 'unroll', 'offload'})
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
@@ -171,8 +176,9 @@ def fingerprint(config, stage: str) -> dict:
   flat = {'seed': config.seed}
   for part in parts:
     flat |= flatten(config[part].to_dict(), f'{part}.')
-  for irrelevant in ('data.dir', 'data.num_workers', 'student.weights_dtype'):
-    flat.pop(irrelevant, None)
+  for key in list(flat):
+    if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
+      flat.pop(key)
   return flat
 
 
