@@ -111,7 +111,7 @@ def _versions(python) -> dict[str, str]:
 def table() -> str:
   """Markdown of all rows that have been compiled."""
   lines = ['| config | slice | program | GiB per chip, of | TFLOP per chip | '
-           'sent per chip | at peak, s | fits |',
+           'GB sent per chip | at peak, s | fits |',
            '|---|---|---|---|---|---|---|---|']
   versions = set()
   for row in ROWS:
@@ -142,7 +142,7 @@ def _line(row, program, numbers) -> str:
       f'`{row.config}.py`', row.topology, program,
       f'{number(get("total_(GiB)"), ".2f")} of '
       f'{number(get("limit_(GiB)"), ".2f")}',
-      number(get('TFLOP'), '.4g'), f'{number(get("sent_(GB)"), ".3g")} GB',
+      number(get('TFLOP'), '.4g'), f'{number(get("sent_(GB)"), ".3g")}',
       at_peak, get('fits')]
   return '| ' + ' | '.join(map(str, cells)) + ' |'
 
