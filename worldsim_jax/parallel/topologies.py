@@ -67,7 +67,8 @@ def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
   chip = match and chips.of_name(match[1])
   shape = tuple(map(int, match[2].split('x'))) if match else ()
   if not chip or min(shape) < 1:
-    names = sorted({c.name for c in chips.CHIPS if c.link_bandwidth})
+    names = sorted({c.name for c in chips.CHIPS
+                    if c.kind.startswith('TPU') or c.name == 'h100'})
     raise UserError(
         f'--topology={name} is none: CHIP:SHAPE is expected, such as '
         f'v5p:4x4x4, v6e:2x2, h100:8, cpu:8 (chips: {", ".join(names)}, cpu).')

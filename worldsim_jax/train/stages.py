@@ -197,7 +197,7 @@ def _tokens(config, stage, frames: int) -> int:
 
 
 def _cast(params, dtype: str):
-  """What is only read may be kept in fewer bits; a copy only if it is."""
+  """What is only read may be kept in fewer bits."""
   return jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
 
 
