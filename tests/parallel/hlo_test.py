@@ -1,5 +1,7 @@
 """What is read from a compiled program's text is what the program does."""
 
+import pathlib
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -73,6 +75,44 @@ class CollectivesTest(absltest.TestCase):
                     P(None, 'slice'), P('slice'))
     self.assertEqual(hlo.costs(text, devices_per_slice=2).dcn_bytes,
                      2 * KIB16 / 2)
+
+  def test_the_devices_of_a_slice_share_what_comes_from_others(self):
+    text = compiled(lambda a, b: a @ b, {'slice': 2, 'data': 2},
+                    P(None, ('slice', 'data')), P(('slice', 'data')))
+    found = hlo.costs(text, devices_per_slice=2)
+    self.assertEqual(found.collectives['all-reduce'],
+                     hlo.Moved(1, 2 * KIB16 * 3 / 4, 4))
+    # Half of the sum is missing on either side, and two devices fetch it.
+    self.assertEqual(found.dcn_bytes, 2 * KIB16 / 2 / 2)
+
+
+class TpuTest(absltest.TestCase):
+  """By hand: a step of six layers x @ w, w [2048, 2048], as libtpu compiled it.
+
+  Four chips, rows of x and of w split, bfloat16, the forward pass recomputed in
+  the gradient. `tpu_step.hlo.txt` is the text without metadata.
+  """
+  WEIGHT = 2 * 2048 * 2048  # bytes, of a layer
+  ROWS = 2 * 256 * 2048  # of x on a chip
+
+  def setUp(self):
+    super().setUp()
+    text = pathlib.Path(__file__).with_name('tpu_step.hlo.txt').read_text()
+    self.costs = hlo.costs(text)
+
+  def test_weights_are_gathered_twice_and_gradients_scattered_once(self):
+    padded = 2 * 2112 * 2048  # 4 x 528 rows: XLA shifts the parts by 48.
+    self.assertEqual(self.costs.collectives, {
+        'all-gather': hlo.Moved(12, 12 * self.WEIGHT * 3 / 4, 4),
+        'reduce-scatter': hlo.Moved(6, 6 * padded * 3 / 4, 4),
+        'collective-permute': hlo.Moved(6, 6 * 2 * 48 * 2048, 2)})
+    self.assertEqual(self.costs.unknown_loops, 0)
+
+  def test_memory_is_what_has_to_be_read_and_written_and_little_more(self):
+    # The shard of the weights read twice and of the gradients written, inputs
+    # of the layers stored and read; all else fits into VMEM.
+    least = 6 * (3 * self.WEIGHT / 4 + 2 * self.ROWS)
+    self.assertBetween(self.costs.memory_bytes, least, 1.2 * least)
 
 
 class GroupsTest(parameterized.TestCase):

@@ -58,6 +58,16 @@ class FitTest(parameterized.TestCase):
     self.assertGreater(found.flops, 0)
     self.assertGreater(found.costs.memory_bytes, 0)
 
+  def test_chips_that_a_batch_of_one_is_not_split_over_repeat_its_work(self):
+    program = programs.make('stream', config(), meshes.make_mesh(
+        {}, jax.devices()[:1]))
+    sharing = lambda batch, **sizes: fit._sharing(
+        program._replace(batch=batch), meshes.make_mesh(sizes))
+    self.assertEqual(program.batch, 1)
+    self.assertEqual(sharing(1, data=2, fsdp=2, tensor=2), 2)
+    self.assertEqual(sharing(4, data=2, fsdp=2, tensor=2), 8)
+    self.assertEqual(sharing(1, context=2, tensor=4), 8)
+
   def test_the_roofline_is_the_longest_of_three(self):
     chip = ROOMY._replace(flops=1e9, memory_bandwidth=1e9, link_bandwidth=1e9,
                           dcn_bandwidth=1e9)
@@ -112,6 +122,13 @@ class WarningsTest(absltest.TestCase):
 
   def test_four_are_fine(self):
     self.assertEmpty(self.warnings(tensor=2, context=2))
+
+  def test_a_stream_on_chips_that_only_repeat_it_is_told(self):
+    small = config(fsdp=8)
+    mesh = meshes.make_mesh(small.mesh)
+    program = programs.make('stream', small, mesh)
+    self.assertIn('a batch of 1 is not split',
+                  ' '.join(fit._warnings(program, small, mesh)))
 
   def test_a_giant_that_is_whole_on_every_chip_is_named(self):
     with mock.patch.object(fit, 'GIANT', 2000):

@@ -17,7 +17,8 @@ A collective among n devices moves, per device,
   all-reduce                               twice that
   collective-permute                       the array
 
-which is what the best algorithms on a ring or a torus need.
+which is what the best algorithms on a ring or a torus need. Of a group over
+several slices, each slice's devices share what has to come from the others.
 """
 
 import collections
@@ -68,10 +69,13 @@ class Costs(NamedTuple):
     memory_bytes: read and written.
     collectives: `Moved` by kind.
     dcn_bytes: the part of the collectives' bytes that leaves a slice.
+    unknown_loops: loops whose length the text does not tell; they count as
+      the rates say.
   """
   memory_bytes: float
   collectives: dict[str, Moved]
   dcn_bytes: float
+  unknown_loops: int = 0
 
 
 class _Instruction(NamedTuple):
@@ -90,12 +94,12 @@ def costs(text: str, rates: flops.Rates = flops.Rates(),
   Args:
     text: of a scheduled module.
     rates: of what only the run decides.
-    devices_per_slice: collectives between devices whose numbers differ by a
-      multiple of it leave the slice; None for a single slice.
+    devices_per_slice: the first so many devices are a slice, then the next;
+      None for a single slice.
   """
   module = _Module(text, rates, devices_per_slice)
   memory, moved, dcn = module.total(module.entry)
-  return Costs(memory, dict(sorted(moved.items())), dcn)
+  return Costs(memory, dict(sorted(moved.items())), dcn, len(module.unknown))
 
 
 class _Module:
@@ -106,6 +110,7 @@ class _Module:
     self.computations, self.entry = _parse(text)
     self._types = {name: {i.name: i.type for i in instructions}
                    for name, instructions in self.computations.items()}
+    self.unknown = set()  # Loops of unknown length, by condition.
     self.total = functools.cache(self._total)
 
   def _total(self, name):
@@ -146,9 +151,8 @@ class _Module:
       if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
         kind = 'reduce-scatter'  # A TPU's: what follows keeps a slice of it.
       if kind in COLLECTIVES and not opcode.endswith('-done'):
-        bytes_sent, group, leaves = self._sent(name, kind, instruction)
-        add((0., {kind: Moved(1., bytes_sent, group)},
-             bytes_sent * leaves), 1)
+        bytes_sent, group, outside = self._sent(name, kind, instruction)
+        add((0., {kind: Moved(1., bytes_sent, group)}, outside), 1)
       if opcode not in _FREE and not opcode.endswith('-done'):
         memory += self._touched(name, instruction)
     return memory, dict(moved), dcn
@@ -194,25 +198,36 @@ class _Module:
         limits = [constants[o] for o in i.operands if constants.get(o)]
         if limits:
           return float(limits[0][1])
+    self.unknown.add(condition)
     return max(self._rates.while_trips, 1.)  # Nothing runs for nothing.
 
   def _sent(self, computation, kind, instruction):
-    """(bytes that a device sends, devices in a group, whether over the DCN)."""
+    """(bytes that a device sends, devices in a group, bytes of it over DCN)."""
     groups = _groups(instruction.attributes)
     group = len(groups[0]) if groups else 1
     types = self._types[computation]
     # XLA joins several into one, of as many operands.
     whole = sum(_plain_bytes(types.get(o, '')) for o in instruction.operands)
-    if kind == 'all-gather':
-      whole *= group
     if kind == 'collective-permute':
-      groups, group = _pairs(instruction.attributes), 2
-      sent = whole
+      groups, group, sent = _pairs(instruction.attributes), 2, whole
     else:
+      whole *= group if kind == 'all-gather' else 1
       sent = whole * (group - 1) / group * (2 if kind == 'all-reduce' else 1)
-    leaves = self._slice is not None and any(
-        len({device // self._slice for device in g}) > 1 for g in groups)
-    return sent, group, leaves
+    outside = max((self._share_outside(kind, g) for g in groups), default=0.)
+    return sent, group, sent * outside
+
+  def _share_outside(self, kind, group) -> float:
+    """Of what a device of a group sends, the part that leaves its slice."""
+    if self._slice is None:
+      return 0.
+    slices = len({device // self._slice for device in group})
+    if slices == 1 or kind == 'collective-permute':
+      return float(slices > 1)
+    fewest = len(group) / slices
+    # All-to-all: to each the same. Else each slice gets what it lacks once,
+    # (s - 1) / s of the whole, by all of its devices; of (n - 1) / n in all.
+    others = len(group) - fewest
+    return others / (len(group) - 1) / (1 if kind == 'all-to-all' else fewest)
 
   def _touched(self, computation, instruction) -> float:
     """Bytes of device memory that an instruction reads and writes."""

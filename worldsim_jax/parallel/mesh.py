@@ -76,10 +76,12 @@ def _arrange(shape, devices) -> np.ndarray:
   slices = layout.AXES.index('slice')
   try:
     if shape[slices] == 1:
-      return mesh_utils.create_device_mesh(shape, devices)
+      return mesh_utils.create_device_mesh(
+          shape, devices, allow_split_physical_axes=True)
     over_dcn = [size if i == slices else 1 for i, size in enumerate(shape)]
     within = [1 if i == slices else size for i, size in enumerate(shape)]
-    return mesh_utils.create_hybrid_device_mesh(within, over_dcn, devices)
+    return mesh_utils.create_hybrid_device_mesh(
+        within, over_dcn, devices, allow_split_physical_axes=True)
   except (ValueError, NotImplementedError) as e:
     # Correct all the same, with longer ways.
     logging.getLogger(__name__).warning(

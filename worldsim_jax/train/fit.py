@@ -25,7 +25,9 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import report as reports
 from worldsim_jax.models import build
 from worldsim_jax.parallel import chips
+from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import hlo
+from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.parallel import topologies
 from worldsim_jax.train import programs
@@ -47,7 +49,8 @@ class Fit:
       networks of earlier stages; donated arguments count once.
     host: bytes of pinned host memory.
     limit: bytes that the chip has.
-    flops: per chip, recomputation included.
+    flops: per chip, recomputation included; chips that repeat each other's
+      work have all of it.
     costs: see `parallel/hlo.py`.
     chip: for the roofline.
     compile_seconds: how long it took here.
@@ -151,7 +154,7 @@ def on_devices(config, chip, devices, names) -> list[Fit]:
 
 def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
   """Compiles a program for the mesh's devices."""
-  counted = program.flops() / mesh.size
+  counted = program.flops() / _sharing(program, mesh)
   warnings = tuple(_warnings(program, config, mesh))
   start = time.time()
   with jax.set_mesh(mesh):
@@ -184,6 +187,10 @@ def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
       costs=hlo.costs(compiled.as_text(), program.rates,
                       per_slice if is_joined else None),
       frames=program.frames)
+  if result.costs.unknown_loops and program.rates == flops.Rates():
+    warnings += (
+        f'{program.name}: the length of {result.costs.unknown_loops} loops is '
+        'not in the compiled text; what is sent and read in them counts once',)
   padding = arguments - _shard_bytes(program.args)
   if padding > PADDING * arguments and padding > GIANT:
     warnings += (
@@ -193,6 +200,13 @@ def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
   return dataclasses.replace(
       result, warnings=warnings,
       buffers=() if result.fits else tuple(_largest_arguments(program.args)))
+
+
+def _sharing(program, mesh) -> int:
+  """How many chips the arithmetic is divided among; others repeat it."""
+  batch = layout.dividing(program.batch, layout.BATCH, dict(mesh.shape)) or ()
+  axes = (*((batch,) if isinstance(batch, str) else batch), 'context', 'tensor')
+  return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def _too_large(message, program, chip) -> Fit:
@@ -223,10 +237,10 @@ def _warnings(program, config, mesh):
       yield (f'{program.name}: {jax.tree_util.keystr(path)} '
              f'{x.dtype}{list(x.shape)} is whole on every chip, '
              f'{_bytes(x) / GIB:.2f} GiB each')
-  if program.frames and sizes['data'] * sizes['fsdp'] > 1:
-    yield (f'{program.name}: attention of one stream is not split over '
-           'mesh.data and mesh.fsdp; per chip it is more than this says (use '
-           'mesh.tensor)')
+  if mesh.size > _sharing(program, mesh):
+    yield (f'{program.name}: a batch of {program.batch} is not split over '
+           'mesh.data and mesh.fsdp, which all compute the same; mesh.tensor '
+           'and mesh.context split it')
   for name in config.stages:
     if config[name].paradigm == 'tokenizer':
       continue
@@ -311,6 +325,8 @@ def line(f: Fit) -> str:
           f'{f.temporaries / GIB:7.2f} {f.total / GIB:7.2f}      '
           f'{f.flops / TERA:9.2f}  {_sent(f):>7}     '
           f'{describe_roofline(f)}')
+  if f.host:
+    text += f'  ({f.host / GIB:.2f} GiB on the host)'
   return text + ('' if f.fits else '  DOES NOT FIT')
 
 
@@ -354,13 +370,13 @@ def _report(workdir, config, topology, fits):
 
 
 COLUMNS = ['program', 'arguments (GiB)', 'temporaries (GiB)', 'total (GiB)',
-           'limit (GiB)', 'TFLOP', 'memory (GB)', 'sent (GB)',
+           'limit (GiB)', 'host (GiB)', 'TFLOP', 'memory (GB)', 'sent (GB)',
            'roofline (s)', 'fits']
 
 
 def row(f: Fit) -> list:
   return [f.program, f.arguments / GIB, f.temporaries / GIB, f.total / GIB,
-          f.limit / GIB, f.flops / TERA,
+          f.limit / GIB, f.host / GIB, f.flops / TERA,
           f.costs.memory_bytes / GIGA if f.fits else None,
           f.sent / GIGA if f.fits else None,
           max(f.roofline().values(), default=None) if f.fits else None,

@@ -41,6 +41,7 @@ class Program(NamedTuple):
     args: ShapeDtypeStructs with shardings.
     counted: the same, in products that `flops.count` sees.
     rates: how often what only the run decides is done.
+    batch: clips or streams that are computed at once.
     frames: pixel frames that it makes; 0 for a training step.
     others: what else is on the devices then: the networks of earlier stages.
   """
@@ -49,6 +50,7 @@ class Program(NamedTuple):
   args: tuple[Any, ...]
   counted: Callable[..., Any]
   rates: flops.Rates = flops.Rates()
+  batch: int = 1
   frames: int = 0
   others: Any = ()
 
@@ -89,7 +91,8 @@ def _train_step(name, config, mesh) -> Program:
   step = lambda stage: train_state.make_train_step(stage.updates, config.seed)
   return Program(
       name, step(stage), (state, frozen, _split(mesh, batch(name, config))),
-      step(counted), stage.rates, others=meshes.abstract(mesh, trained))
+      step(counted), stage.rates, config[name].batch_size,
+      others=meshes.abstract(mesh, trained))
 
 
 def stage_of(name, config):
@@ -152,7 +155,8 @@ def _rollout(config, mesh) -> Program:
   new = build.tiny_vae(config).time_stride * (stage.clip_frames - given)
   return Program('rollout', make_fn(config), args,
                  make_fn(counted_config(config)),
-                 flops.Rates(while_trips=passes), new * stage.batch_size)
+                 flops.Rates(while_trips=passes), stage.batch_size,
+                 new * stage.batch_size)
 
 
 def _start(config, mesh) -> Program:
