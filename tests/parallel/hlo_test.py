@@ -115,6 +115,23 @@ class TpuTest(absltest.TestCase):
     self.assertBetween(self.costs.memory_bytes, least, 1.2 * least)
 
 
+class KernelTest(absltest.TestCase):
+
+  def test_what_follows_a_kernels_metadata_of_several_lines_counts(self):
+    text = '''
+ENTRY %main (p: f32[8,8]) -> f32[8,8] {
+  %p = f32[8,8]{1,0} parameter(0)
+  %kernel = f32[8,8]{1,0} custom-call(%p), attributes={metadata={"name":"splash",
+ "xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step) = it"}
+  ROOT %sum = f32[8,8]{1,0} all-reduce(%kernel), replica_groups={{0,1}}
+}
+'''
+    self.assertEqual(hlo.costs(text).collectives,
+                     {'all-reduce': hlo.Moved(1, 256, 2)})
+    self.assertEqual(hlo.costs(text).memory_bytes, 4 * 256)
+
+
 class GroupsTest(parameterized.TestCase):
 
   @parameterized.parameters(

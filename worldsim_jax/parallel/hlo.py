@@ -39,6 +39,7 @@ _SIZES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 's8': 1, 'u8': 1, 'f8e4m3fn': 1,
           'c128': 16}
 _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?')
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
+_ASSIGNED = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = ')
 _OPCODE = re.compile(r'\s*([\w\-]+)\(')
 _NAME = re.compile(r'%([\w.\-]+)')
 # They move nothing by themselves.
@@ -288,9 +289,9 @@ def _parse(text):
     if header and ' = ' not in line.split('(', 1)[0]:
       current = computations.setdefault(header[2], [])
       entry = header[2] if header[1] else entry
-    elif line.startswith('}'):
+    elif line.rstrip() == '}':  # A kernel's metadata may begin lines with it.
       current = None
-    elif current is not None and ' = ' in line:
+    elif current is not None and _ASSIGNED.match(line):
       instruction = _instruction(line)
       if instruction:
         current.append(instruction)
