@@ -121,9 +121,9 @@ class KernelTest(absltest.TestCase):
     text = '''
 ENTRY %main (p: f32[8,8]) -> f32[8,8] {
   %p = f32[8,8]{1,0} parameter(0)
-  %kernel = f32[8,8]{1,0} custom-call(%p), attributes={metadata={"name":"splash",
+  %kernel = f32[8,8]{1,0} custom-call(%p), attributes={"name":"splash",
  "xprof_metadata":"{\\"block_q\\": 512}"
-}}, metadata={op_name="jit(step) = it"}
+}, metadata={op_name="jit(step) = it"}
   ROOT %sum = f32[8,8]{1,0} all-reduce(%kernel), replica_groups={{0,1}}
 }
 '''
