@@ -225,7 +225,8 @@ def _too_large(message, program, chip) -> Fit:
   total = total + others if used else limit + 1  # Unknown, but too much.
   return Fit(program.name, limit, chip, arguments=_shard_bytes(program.args),
              total=max(total, limit + 1), frames=program.frames,
-             buffers=buffers or (' '.join(message.split())[:400],))
+             buffers=buffers or (' '.join(message.split())[:400],
+                                 *_largest_arguments(program.args)))
 
 
 def _warnings(program, config, mesh):
