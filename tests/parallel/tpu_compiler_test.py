@@ -1,4 +1,4 @@
-"""The TPU's own compiler accepts our programs, and makes of them what we say."""
+"""The TPU's own compiler takes our programs and makes of them what we say."""
 
 import importlib.util
 
@@ -44,7 +44,8 @@ class KernelTest(parameterized.TestCase):
     with jax.set_mesh(mesh):
       text = program.fn.lower(*program.args).compile().as_text()
     # Forward, dq and dkv; with 'full' the forward pass is done twice.
-    self.assertEqual(text.count('custom_call_target="tpu_custom_call"'), kernels)
+    count = text.count('custom_call_target="tpu_custom_call"')
+    self.assertEqual(count, kernels)
 
 
 @pytest.mark.slow
