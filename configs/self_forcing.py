@@ -33,8 +33,11 @@ def get_config(arg: str = '') -> ConfigDict:
                                  (config.self_forcing.critic, 4e-7)):
     network.optimizer.update(dict(
         learning_rate=learning_rate, warmup_steps=0, b2=0.999, clip_norm=10.))
+  # Parameters over all of 64 chips, XLA gathers by all-reduce: twice the bytes.
+  config.mesh.data = 2
   if arg == 'tiny':
     wan_1_3b.tiny(config)
+    config.mesh.data = 1
     config.teacher.model = dict(dim=48, ffn_dim=96)
   elif arg:
     raise ValueError(f'config argument {arg!r} is not one of: tiny')
