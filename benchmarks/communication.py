@@ -5,13 +5,19 @@
 
 The teacher's training step of configs/wan_1_3b.py on v6e slices, in an
 environment with the extra [aot]. Weak scaling: the batch grows with the slice.
-'fsdp' splits parameters and batch over all chips of a slice; 'fsdp x context 4'
-has four chips to a clip. 1,024 chips are four slices, joined by a data-centre
-network. What a chip sends per step is read from the compiled program, see
-worldsim_jax/parallel/hlo.py. A point takes minutes.
+
+  fsdp              parameters and batch are split over all chips of a slice
+  fsdp 32           parameters over 32 chips, the batch over all
+  fsdp x context 4  as fsdp, and four chips share a clip
+
+1,024 chips are four slices, joined by a data-centre network. What a chip sends
+per step is read from the compiled program, see worldsim_jax/parallel/hlo.py. A
+point takes minutes.
 """
 
+import itertools
 import json
+import math
 import pathlib
 
 from absl import flags
@@ -24,28 +30,36 @@ RESULTS = ROOT / 'benchmarks/results/fit/communication.json'
 PLOT = ROOT / 'docs/communication.png'
 SLICES = (('v6e:2x4', 1), ('v6e:4x4', 1), ('v6e:8x8', 1), ('v6e:16x16', 1),
           ('v6e:16x16', 4))
-CONTEXTS = (1, 4)
+LAYOUTS = {  # chips of a slice -> config.mesh
+    'fsdp': lambda chips: dict(data=1, fsdp=chips, context=1),
+    'fsdp 32': lambda chips: dict(data=max(chips // 32, 1),
+                                  fsdp=min(chips, 32), context=1),
+    'fsdp x context 4': lambda chips: dict(data=1, fsdp=chips // 4, context=4),
+}
 
 _PLOT = flags.DEFINE_bool('plot', False, 'Compile nothing.')
 
 
-def measure(topology: str, num_slices: int, context: int) -> dict:
+def mesh_of(layout: str, chips: int, num_slices: int) -> dict[str, int]:
+  """config.mesh, tensor left out."""
+  return LAYOUTS[layout](chips // num_slices) | {'slice': num_slices}
+
+
+def measure(topology: str, num_slices: int, layout: str) -> dict:
   """Compiles a point of the plot."""
   from configs import wan_1_3b
   from worldsim_jax.train import fit
 
   config = wan_1_3b.get_config()
-  _, devices = topologies.devices(topology, num_slices)
-  per_slice = len(devices) // num_slices
-  config.mesh.update(dict(slice=num_slices, data=1, fsdp=per_slice // context,
-                          context=context))
-  for name in config.stages[1:]:
-    config[name].batch_size = len(devices) // context
-  config.tokenizer.batch_size = len(devices)
   chip, devices = topologies.devices(topology, num_slices)
+  mesh = mesh_of(layout, len(devices), num_slices)
+  config.mesh.update(mesh)
+  for name in config.stages[1:]:
+    config[name].batch_size = len(devices) // config.mesh.context
+  config.tokenizer.batch_size = len(devices)
   found, = fit.on_devices(config, chip, devices, ['teacher'])
   return {'chips': len(devices), 'topology': topology, 'slices': num_slices,
-          'context': context, 'clips': config.teacher.batch_size,
+          'mesh': mesh, 'clips': config.teacher.batch_size,
           'sent_gb': found.sent / fit.GIGA,
           'between_slices_gb': found.costs.dcn_bytes / fit.GIGA,
           'by_kind_gb': {kind: moved.bytes / fit.GIGA for kind, moved
@@ -62,17 +76,16 @@ def plot(points):
   import matplotlib.pyplot as plt
 
   figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-  for context in CONTEXTS:
-    own = sorted((p for p in points if p['context'] == context),
-                 key=lambda p: p['chips'])
-    if not own:
-      continue
-    label = 'fsdp' if context == 1 else f'fsdp x context {context}'
+  for color, layout in enumerate(LAYOUTS):
+    own = sorted(
+        (p for p in points
+         if p['mesh'] == mesh_of(layout, p['chips'], p['slices'])),
+        key=lambda p: p['chips'])
     chips = [p['chips'] for p in own]
-    left.plot(chips, [p['sent_gb'] for p in own], 'o-', label=label)
-    for what, style in (('network', 'o-'), ('arithmetic', 's--')):
-      right.plot(chips, [p['seconds_at_peak'][what] for p in own], style,
-                 label=f'{label}: {what}')
+    left.plot(chips, [p['sent_gb'] for p in own], f'oC{color}-', label=layout)
+    for what, style in (('network', 'o{}-'), ('arithmetic', 's{}--')):
+      right.plot(chips, [p['seconds_at_peak'][what] for p in own],
+                 style.format(f'C{color}'), label=f'{layout}: {what}')
   left.set_ylabel('GB sent per chip and step')
   right.set_ylabel('seconds per step, at peak')
   for axes in (left, right):
@@ -91,12 +104,14 @@ def main(argv):
   points = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
   if not _PLOT.value:
     topologies.use_no_accelerator()
-    known = {(p['topology'], p['slices'], p['context']) for p in points}
-    for topology, num_slices in SLICES:
-      for context in CONTEXTS:
-        if (topology, num_slices, context) not in known:
-          points.append(measure(topology, num_slices, context))
-          report.write_atomically(RESULTS, json.dumps(points, indent=1) + '\n')
+    known = [(p['topology'], p['mesh']) for p in points]
+    for layout, (topology, num_slices) in itertools.product(LAYOUTS, SLICES):
+      chips = num_slices * math.prod(topologies.parse(topology)[1])
+      mesh = mesh_of(layout, chips, num_slices)
+      if (topology, mesh) not in known:
+        points.append(measure(topology, num_slices, layout))
+        known.append((topology, mesh))
+        report.write_atomically(RESULTS, json.dumps(points, indent=1) + '\n')
   plot(points)
 
 
