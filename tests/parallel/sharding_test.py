@@ -88,7 +88,7 @@ def check(sizes):
       jax.tree.map(
           functools.partial(
               # fp32 sums in another order.
-              np.testing.assert_allclose, rtol=1e-4, atol=1e-5 * scale,
+              np.testing.assert_allclose, rtol=0, atol=1e-5 * scale,
               err_msg=f'{stage} {network}'),
           other, gradient)
 
