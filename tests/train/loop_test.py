@@ -169,6 +169,16 @@ class LoopTest(parameterized.TestCase):
     jax.tree.map(np.testing.assert_array_equal, again, expected)
     self.assertLen(self.batches.given, 1)
 
+  def test_what_stays_on_the_host_is_made_there(self):
+    stage = toy_stage(nan_at=None)
+    stage = dataclasses.replace(stage, updates=(dataclasses.replace(
+        toy_update(), offload=('opt_state',)),))
+    state = loop.initial_state(stage, {}, meshes.make_mesh())
+    kinds = lambda tree: {x.sharding.memory_kind
+                          for x in jax.tree.leaves(tree) if x.ndim}
+    self.assertEqual(kinds(state.opt_state), {'pinned_host'})
+    self.assertNotIn('pinned_host', kinds(state.params))
+
   def test_nan_stops_with_stage_and_step_and_is_not_saved(self):
     workdir = self.folder()
     with self.assertRaisesRegex(

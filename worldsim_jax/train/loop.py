@@ -130,11 +130,10 @@ def _begin(stage, trained, saved, mesh):
   restored = saved.restore(
       meshes.abstract(mesh, abstract_state(stage, trained), host))
   if restored is None:
-    state = initial_state(stage, trained, mesh)
-  else:
-    state, iterator_state = restored
-    batches.set_state(iterator_state)
-  return meshes.place(mesh, state, host), batches
+    return initial_state(stage, trained, mesh), batches
+  state, iterator_state = restored
+  batches.set_state(iterator_state)
+  return state, batches
 
 
 def initial_state(stage: Stage, trained, mesh=None) -> train_state.TrainState:
@@ -144,8 +143,13 @@ def initial_state(stage: Stage, trained, mesh=None) -> train_state.TrainState:
     params = stage.fit(meshes.fetch(params))
     if mesh is not None:
       params = meshes.place(mesh, params)
-  return jax.jit(_laid_out(
-      lambda params: train_state.create(params, stage.updates)))(params)
+  create = lambda params: train_state.create(params, stage.updates)
+  if mesh is None:
+    return jax.jit(_laid_out(create))(params)
+  # What stays in the host's memory may be more than the device has.
+  return jax.jit(create, out_shardings=layout.shardings(
+      mesh, jax.eval_shape(create, params),
+      train_state.host_paths(stage.updates)))(params)
 
 
 def abstract_state(stage: Stage, trained) -> train_state.TrainState:
