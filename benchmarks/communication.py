@@ -49,6 +49,7 @@ def measure(topology: str, num_slices: int, layout: str) -> dict:
   """Compiles a point of the plot."""
   from configs import wan_1_3b
   from worldsim_jax.train import fit
+  from worldsim_jax.train import fit_report
 
   config = wan_1_3b.get_config()
   chip, devices = topologies.devices(topology, num_slices)
@@ -60,11 +61,11 @@ def measure(topology: str, num_slices: int, layout: str) -> dict:
   found, = fit.on_devices(config, chip, devices, ['teacher'])
   return {'chips': len(devices), 'topology': topology, 'slices': num_slices,
           'mesh': mesh, 'clips': config.teacher.batch_size,
-          'sent_gb': found.sent / fit.GIGA,
-          'between_slices_gb': found.costs.dcn_bytes / fit.GIGA,
-          'by_kind_gb': {kind: moved.bytes / fit.GIGA for kind, moved
+          'sent_gb': found.sent / fit_report.GIGA,
+          'between_slices_gb': found.costs.dcn_bytes / fit_report.GIGA,
+          'by_kind_gb': {kind: moved.bytes / fit_report.GIGA for kind, moved
                          in found.costs.collectives.items()},
-          'tflop': found.flops / fit.TERA, 'gib': found.total / fit.GIB,
+          'tflop': found.flops / fit_report.TERA, 'gib': found.total / fit.GIB,
           'fits': found.fits, 'seconds_at_peak': found.roofline(),
           'versions': report.versions()}
 
@@ -78,8 +79,8 @@ def plot(points):
   figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
   for color, layout in enumerate(LAYOUTS):
     own = sorted(
-        (p for p in points
-         if p['mesh'] == mesh_of(layout, p['chips'], p['slices'])),
+        (p for p in points if p['fits']
+         and p['mesh'] == mesh_of(layout, p['chips'], p['slices'])),
         key=lambda p: p['chips'])
     chips = [p['chips'] for p in own]
     left.plot(chips, [p['sent_gb'] for p in own], f'oC{color}-', label=layout)

@@ -83,6 +83,7 @@ def main(unused_argv):
         dict(log_every=1, save_every=4, max_to_keep=2, keep_every=0))
     state = loop.train(
         make_stage(options, mesh), {}, settings, 0, workdir, {}, mesh)
+    meshes._GATHERED = 256  # Row by row, as what is larger than a device is.
     params = meshes.fetch(state.best_params('line'))
     if distributed.is_main():
       np.save(workdir / 'params.npy', params['ffn_0']['kernel'])

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.attention import attend as attention
 from worldsim_jax.models.transformer import VideoTransformer
 from worldsim_jax.parallel import flops
+from worldsim_jax.parallel import mesh as meshes
 
 A, B = np.zeros((4, 5), np.float32), np.zeros((5, 6), np.float32)
 SQUARE = np.zeros((3, 3), np.float32)
@@ -27,6 +29,15 @@ class CountTest(parameterized.TestCase):
 
   def test_nothing_else_counts(self):
     self.assertEqual(flops.count(lambda a: jnp.sum(jnp.sin(a + a)), A), 0)
+
+  def test_the_work_of_all_devices_counts_whatever_the_mesh(self):
+    q = np.zeros((8, 2, 4, 4, 8), np.float32)
+    attend = lambda q: attention.attend(q, q, q)
+    alone = flops.count(attend, q)
+    self.assertEqual(alone, 2 * 2 * 8 * 4 * 8**2 * 8)
+    mesh = meshes.make_mesh({'data': -1})
+    with jax.set_mesh(mesh):
+      self.assertEqual(flops.count(attend, meshes.place_batch(mesh, q)), alone)
 
   def test_shapes_are_enough(self):
     shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (A, B))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import hlo
+from worldsim_jax.parallel import hlo_text
 from worldsim_jax.parallel import mesh as meshes
 
 N = 64  # A matrix [N, N] of float32 is KIB16.
@@ -145,7 +146,7 @@ class GroupsTest(parameterized.TestCase):
       ("mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]))
   def test_every_notation_names_the_same_devices(self, text, expected):
     attributes = f'channel_id=1, replica_groups={text}, dimensions={{1}}'
-    self.assertEqual(hlo._groups(attributes), expected)
+    self.assertEqual(hlo_text.groups(attributes), expected)
 
 
 class MemoryTest(absltest.TestCase):

@@ -5,9 +5,13 @@ import importlib.util
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
+from worldsim_jax.parallel import hlo
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.parallel import topologies
 from worldsim_jax.train import fit
@@ -76,6 +80,31 @@ class FitTest(absltest.TestCase):
     self.assertGreater(found.total, chip.memory)
     self.assertIn('HBM', found.buffers[0])
     self.assertIn("argument [2]['latents']", found.buffers[1])
+
+
+@pytest.mark.slow
+class SlicesTest(absltest.TestCase):
+
+  def test_what_hosts_send_between_slices_is_found(self):
+    topologies.use_no_accelerator()
+    _, eight = topologies.devices('v5e:2x2', 2)
+    mesh = meshes.make_mesh({'slice': 2, 'fsdp': 4}, eight)
+    rows, shard = P(('slice', 'fsdp')), P('fsdp')
+    size = 2048
+
+    def gradient(x, y):
+      return jax.lax.with_sharding_constraint(x.T @ y, shard)
+
+    args = [jax.ShapeDtypeStruct((size, size), jnp.bfloat16,
+                                 sharding=NamedSharding(mesh, rows))] * 2
+    with jax.set_mesh(mesh):
+      text = jax.jit(gradient).lower(*args).compile().as_text()
+    found = hlo.costs(text, devices_per_slice=4, num_slices=2)
+    # Scattered within the slice; each quarter then goes there and back.
+    self.assertEqual(found.dcn_bytes, 2 * (2 * size * size / 4) / 2)
+    self.assertEqual(found.collectives['all-reduce'],
+                     hlo.Moved(1, found.dcn_bytes, 2))
+    self.assertEqual(found.collectives['reduce-scatter'].widest, 4)
 
 
 if __name__ == '__main__':

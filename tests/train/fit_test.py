@@ -67,6 +67,10 @@ class FitTest(parameterized.TestCase):
     self.assertEqual(sharing(1, data=2, fsdp=2, tensor=2), 2)
     self.assertEqual(sharing(4, data=2, fsdp=2, tensor=2), 8)
     self.assertEqual(sharing(1, context=2, tensor=4), 8)
+    decode = programs.make('decode', config(), meshes.make_mesh(
+        {}, jax.devices()[:1]))
+    self.assertEqual(
+        fit._sharing(decode, meshes.make_mesh(dict(data=2, tensor=4))), 1)
 
   def test_the_roofline_is_the_longest_of_three(self):
     chip = ROOMY._replace(flops=1e9, memory_bandwidth=1e9, link_bandwidth=1e9,
@@ -123,6 +127,10 @@ class WarningsTest(absltest.TestCase):
   def test_four_are_fine(self):
     self.assertEmpty(self.warnings(tensor=2, context=2))
 
+  def test_what_is_copied_to_all_is_named_on_any_mesh(self):
+    with mock.patch.object(fit, 'GIANT', 2000):
+      self.assertIn('is whole on every chip', self.warnings(data=8))
+
   def test_a_stream_on_chips_that_only_repeat_it_is_told(self):
     small = config(fsdp=8)
     mesh = meshes.make_mesh(small.mesh)
@@ -139,7 +147,7 @@ class WarningsTest(absltest.TestCase):
 class SearchTest(absltest.TestCase):
 
   def test_meshes_come_by_what_they_have_to_send(self):
-    small = config(fsdp=4)
+    small = config(fsdp=-1)
     tried = list(fit.meshes_to_try(
         small, ROOMY, jax.devices()[:4], ['teacher']))
     self.assertNotIn(dict(data=1, fsdp=4, context=1, tensor=1), tried)
@@ -182,6 +190,12 @@ class TopologiesTest(parameterized.TestCase):
   @parameterized.parameters('v5p', 'v5p:', 'v5p:4x', 'z9:2x2', 'v6e:0x2', '')
   def test_a_name_that_is_none_is_told_what_is_expected(self, name):
     with self.assertRaisesRegex(UserError, 'CHIP:SHAPE is expected'):
+      topologies.parse(name)
+
+  @parameterized.parameters('v6e:32x32', 'v5e:4x4x4', 'v5p:8x8',
+                            'v5p:100x100x100')
+  def test_a_slice_that_nobody_sells_is_none(self, name):
+    with self.assertRaisesRegex(UserError, 'dimensions and at most'):
       topologies.parse(name)
 
   def test_chips_are_found_by_their_names_and_by_jaxs(self):

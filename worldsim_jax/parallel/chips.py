@@ -20,6 +20,7 @@ class Chip(NamedTuple):
     memory_bandwidth: bytes/s.
     link_bandwidth: bytes/s to the chips of the same slice (or NVLink domain).
     dcn_bandwidth: bytes/s to other slices (or over InfiniBand).
+    largest: the shape of the largest slice; () where there is no such thing.
   """
   name: str
   kind: str
@@ -28,19 +29,24 @@ class Chip(NamedTuple):
   memory_bandwidth: float = 0.
   link_bandwidth: float = 0.
   dcn_bandwidth: float = 0.
+  largest: tuple[int, ...] = ()
 
 
 _GIB = 2**30
 # Cloud TPU's documentation states the interconnect per chip as the sum of both
 # directions; a host of 4 chips (8 for v5e and v6e) has a network of 200 Gbit/s.
 CHIPS = (
-    Chip('v4', 'TPU v4', 275e12, 31.75 * _GIB, 1228e9, 150e9, 6.2e9),
-    Chip('v5e', 'TPU v5 lite', 197e12, 15.75 * _GIB, 819e9, 100e9, 3.1e9),
-    Chip('v5e', 'TPU v5e', 197e12, 15.75 * _GIB, 819e9, 100e9, 3.1e9),
+    Chip('v4', 'TPU v4', 275e12, 31.75 * _GIB, 1228e9, 150e9, 6.2e9,
+         (16, 16, 16)),
+    Chip('v5e', 'TPU v5 lite', 197e12, 15.75 * _GIB, 819e9, 100e9, 3.1e9,
+         (16, 16)),
+    Chip('v5e', 'TPU v5e', 197e12, 15.75 * _GIB, 819e9, 100e9, 3.1e9, (16, 16)),
     # JAX calls v5p both 'TPU v5' and 'TPU v5p'.
-    Chip('v5p', 'TPU v5', 459e12, 95.74 * _GIB, 2765e9, 300e9, 6.2e9),
-    Chip('v6e', 'TPU v6', 918e12, 31.25 * _GIB, 1640e9, 224e9, 3.1e9),
-    Chip('tpu7x', 'TPU7x', 1153e12, 94.75 * _GIB, 3690e9, 300e9, 6.2e9),
+    Chip('v5p', 'TPU v5', 459e12, 95.74 * _GIB, 2765e9, 300e9, 6.2e9,
+         (16, 20, 28)),
+    Chip('v6e', 'TPU v6', 918e12, 31.25 * _GIB, 1640e9, 224e9, 3.1e9, (16, 16)),
+    Chip('tpu7x', 'TPU7x', 1153e12, 94.75 * _GIB, 3690e9, 300e9, 6.2e9,
+         (16, 24, 24)),
     Chip('h100-pcie', 'NVIDIA H100 PCIe', 756e12),
     Chip('h100-nvl', 'NVIDIA H100 NVL', 835e12),
     Chip('h100', 'NVIDIA H100', 989e12, 0.97 * 79.1 * _GIB, 3352e9, 450e9,

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import jax
 from jax.extend import core as jex_core
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 
 class Rates(NamedTuple):
@@ -27,8 +29,15 @@ class Rates(NamedTuple):
 
 
 def count(fn, *args, rates: Rates = Rates()) -> float:
-  """Model FLOPs of fn(*args); arguments may be ShapeDtypeStructs."""
-  return _count(jax.make_jaxpr(fn)(*args).jaxpr, rates)
+  """Model FLOPs of fn(*args), of all devices together.
+
+  Arguments may be ShapeDtypeStructs. They are traced without a mesh: what
+  `shard_map` shows is the work of one device.
+  """
+  shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), args)
+  with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+    return _count(jax.make_jaxpr(fn)(*shapes).jaxpr, rates)
 
 
 def _count(jaxpr, rates) -> float:

@@ -19,28 +19,21 @@ A collective among n devices moves, per device,
 
 which is what the best algorithms on a ring or a torus need. Of a group over
 several slices, each slice's devices share what has to come from the others.
+libtpu splits such a collective into one within each slice and a transfer by the
+hosts, a `send` that names the kind of collective.
 """
 
 import collections
 import functools
-import math
 import re
 from typing import NamedTuple
 
-import numpy as np
-
 from worldsim_jax.parallel import flops
+from worldsim_jax.parallel import hlo_text
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
                'collective-permute')
-_SIZES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 's8': 1, 'u8': 1, 'f8e4m3fn': 1,
-          'f8e5m2': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4,
-          'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8,
-          'c128': 16}
-_ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?')
-_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
-_ASSIGNED = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = ')
-_OPCODE = re.compile(r'\s*([\w\-]+)\(')
+_MEGASCALE = 'xla_megascale_runtime'
 _NAME = re.compile(r'%([\w.\-]+)')
 # They move nothing by themselves.
 _FREE = frozenset({
@@ -79,17 +72,8 @@ class Costs(NamedTuple):
   unknown_loops: int = 0
 
 
-class _Instruction(NamedTuple):
-  name: str
-  type: str
-  opcode: str
-  operands: tuple[str, ...]
-  attributes: str
-  is_root: bool
-
-
 def costs(text: str, rates: flops.Rates = flops.Rates(),
-          devices_per_slice: int | None = None) -> Costs:
+          devices_per_slice: int | None = None, num_slices: int = 1) -> Costs:
   """Reads `compiled.as_text()`.
 
   Args:
@@ -97,8 +81,9 @@ def costs(text: str, rates: flops.Rates = flops.Rates(),
     rates: of what only the run decides.
     devices_per_slice: the first so many devices are a slice, then the next;
       None for a single slice.
+    num_slices: of the program.
   """
-  module = _Module(text, rates, devices_per_slice)
+  module = _Module(text, rates, devices_per_slice, num_slices)
   memory, moved, dcn = module.total(module.entry)
   return Costs(memory, dict(sorted(moved.items())), dcn, len(module.unknown))
 
@@ -106,9 +91,10 @@ def costs(text: str, rates: flops.Rates = flops.Rates(),
 class _Module:
   """The computations by name, and their costs."""
 
-  def __init__(self, text, rates, devices_per_slice):
-    self._rates, self._slice = rates, devices_per_slice
-    self.computations, self.entry = _parse(text)
+  def __init__(self, text, rates, devices_per_slice, num_slices):
+    self._rates = rates
+    self._slice, self._slices = devices_per_slice, num_slices
+    self.computations, self.entry = hlo_text.parse(text)
     self._types = {name: {i.name: i.type for i in instructions}
                    for name, instructions in self.computations.items()}
     self.unknown = set()  # Loops of unknown length, by condition.
@@ -154,6 +140,9 @@ class _Module:
       if kind in COLLECTIVES and not opcode.endswith('-done'):
         bytes_sent, group, outside = self._sent(name, kind, instruction)
         add((0., {kind: Moved(1., bytes_sent, group)}, outside), 1)
+      if opcode == 'send' and _MEGASCALE in instruction.attributes:
+        kind, sent = self._sent_by_hosts(name, instruction)
+        add((0., {kind: Moved(1., sent, self._slices)}, sent), 1)
       if opcode not in _FREE and not opcode.endswith('-done'):
         memory += self._touched(name, instruction)
     return memory, dict(moved), dcn
@@ -204,18 +193,32 @@ class _Module:
 
   def _sent(self, computation, kind, instruction):
     """(bytes that a device sends, devices in a group, bytes of it over DCN)."""
-    groups = _groups(instruction.attributes)
+    groups = hlo_text.groups(instruction.attributes)
     group = len(groups[0]) if groups else 1
     types = self._types[computation]
     # XLA joins several into one, of as many operands.
-    whole = sum(_plain_bytes(types.get(o, '')) for o in instruction.operands)
+    whole = sum(hlo_text.plain_bytes(types.get(o, ''))
+                for o in instruction.operands)
     if kind == 'collective-permute':
-      groups, group, sent = _pairs(instruction.attributes), 2, whole
+      groups, group, sent = hlo_text.pairs(instruction.attributes), 2, whole
     else:
       whole *= group if kind == 'all-gather' else 1
       sent = whole * (group - 1) / group * (2 if kind == 'all-reduce' else 1)
     outside = max((self._share_outside(kind, g) for g in groups), default=0.)
     return sent, group, sent * outside
+
+  def _sent_by_hosts(self, computation, instruction):
+    """(kind, bytes) of a device's part in a collective between slices."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"',
+                     instruction.attributes)
+    kind = kind[1].lower().replace('_', '-') if kind else ''
+    kind = kind if kind in COLLECTIVES else 'collective-permute'
+    size = hlo_text.plain_bytes(
+        self._types[computation].get(instruction.operands[0], ''))
+    others = self._slices - 1
+    factor = {'all-reduce': 2 * others / self._slices, 'all-gather': others,
+              'collective-permute': 1}.get(kind, others / self._slices)
+    return kind, size * factor
 
   def _share_outside(self, kind, group) -> float:
     """Of what a device of a group sends, the part that leaves its slice."""
@@ -239,25 +242,26 @@ class _Module:
       if inside and inside[1] in self.computations:
         return self._fusion(inside[1], reads, instruction.type)
     if instruction.opcode.endswith('-start'):  # (destination, source, ...)
-      return _device_bytes(instruction.type)
+      return hlo_text.device_bytes(instruction.type)
     if instruction.opcode in ('dynamic-slice', 'gather', 'slice'):
-      return 2 * _device_bytes(instruction.type)
+      return 2 * hlo_text.device_bytes(instruction.type)
     if instruction.opcode == 'dynamic-update-slice':
-      return 2 * _device_bytes(reads[1] if len(reads) > 1 else '')
-    return _device_bytes(instruction.type) + sum(map(_device_bytes, reads))
+      return 2 * hlo_text.device_bytes(reads[1] if len(reads) > 1 else '')
+    return sum(map(hlo_text.device_bytes, [instruction.type, *reads]))
 
   def _fusion(self, name, reads, result) -> float:
     """Of parameters that are only sliced the slices, of updates their size."""
     types, total, updated = self._types[name], 0., 0.
     for i in self.computations[name]:
       if i.opcode == 'dynamic-update-slice' and len(i.operands) > 1:
-        updated += _device_bytes(i.type)
-        total += _plain_bytes(types.get(i.operands[1], ''))
+        updated += hlo_text.device_bytes(i.type)
+        total += hlo_text.plain_bytes(types.get(i.operands[1], ''))
       if i.opcode == 'parameter':
         number = int(re.match(r'(\d+)', i.attributes)[1])
-        whole = _device_bytes(reads[number]) if number < len(reads) else 0.
+        whole = hlo_text.device_bytes(
+            reads[number] if number < len(reads) else '')
         total += min(whole, self._read(name, i.name, whole)) if whole else 0.
-    return total + max(_device_bytes(result) - updated, 0.)
+    return total + max(hlo_text.device_bytes(result) - updated, 0.)
 
   def _read(self, computation, value, whole) -> float:
     """Bytes that a fusion reads of one of its values; `whole` is all of it."""
@@ -267,7 +271,7 @@ class _Module:
         if operand != value:
           continue
         if i.opcode == 'dynamic-slice' and not position:
-          total += _plain_bytes(i.type)
+          total += hlo_text.plain_bytes(i.type)
         elif i.opcode == 'bitcast':
           total += self._read(computation, i.name, whole)
         elif i.opcode == 'fusion':
@@ -279,118 +283,3 @@ class _Module:
         elif i.opcode != 'dynamic-update-slice' or position:
           total += whole  # An update of position 0 is written in place.
     return total
-
-
-def _parse(text):
-  """{name: instructions} and the name of the entry."""
-  computations, entry, current = {}, None, None
-  for line in text.splitlines():
-    header = _HEADER.match(line)
-    if header and ' = ' not in line.split('(', 1)[0]:
-      current = computations.setdefault(header[2], [])
-      entry = header[2] if header[1] else entry
-    elif line.rstrip() == '}':  # A kernel's metadata may begin lines with it.
-      current = None
-    elif current is not None and _ASSIGNED.match(line):
-      instruction = _instruction(line)
-      if instruction:
-        current.append(instruction)
-  return computations, entry
-
-
-def _instruction(line) -> _Instruction | None:
-  left, right = line.split(' = ', 1)
-  end = _end_of_type(right)
-  match = _OPCODE.match(right, end)
-  if not match:
-    return None
-  close = _closing(right, match.end() - 1)
-  inside, rest = right[match.end():close], right[close + 1:]
-  if match[1] in ('parameter', 'constant'):
-    operands, rest = (), inside + ')' + rest
-  else:
-    operands = tuple(_NAME.findall(inside))
-  return _Instruction(left.replace('ROOT', '').strip(' %'), right[:end],
-                      match[1], operands, rest, 'ROOT' in left)
-
-
-def _end_of_type(text) -> int:
-  return _closing(text, 0) + 1 if text.startswith('(') else text.index(' ')
-
-
-def _closing(text, start) -> int:
-  """Where the parenthesis that opens at `start` closes."""
-  depth = 0
-  for i in range(start, len(text)):
-    depth += (text[i] == '(') - (text[i] == ')')
-    if not depth:
-      return i
-  return len(text)
-
-
-def _arrays(type_text):
-  """(bytes, whether in device memory) of every array of a type."""
-  for dtype, shape, layout in _ARRAY.findall(type_text):
-    size = _SIZES.get(dtype, 0)
-    for dimension in filter(None, shape.split(',')):
-      size *= int(dimension)
-    yield float(size), 'S(' not in layout
-
-
-def _device_bytes(type_text) -> float:
-  return sum(size for size, in_memory in _arrays(type_text) if in_memory)
-
-
-def _plain_bytes(type_text) -> float:
-  return sum(size for size, _ in _arrays(type_text))
-
-
-def _groups(attributes) -> list[list[int]]:
-  """The devices of each replica group, from any of XLA's three notations."""
-  text = attributes[attributes.find('replica_groups='):]
-  match = re.match(r'replica_groups=\{(\{[\d,{} ]*\})\}', text)
-  if match:
-    return [[int(d) for d in g.split(',') if d.strip()]
-            for g in re.findall(r'\{([\d, ]*)\}', match[1])]
-  match = re.match(r'replica_groups=\[(\d+),(\d+)\]<='
-                   r'(\[[\d,]+\](?:T\([\d,]+\))?)', text)
-  if match:
-    return _iota(match[3]).reshape(int(match[1]), int(match[2])).tolist()
-  match = re.match(r"replica_groups=mesh\[([^\]]*)\]"
-                   r'(?:, device_ids=\(([^ ]*)\))? \{([^}]*)\}', text)
-  return _mesh_groups(*match.groups()) if match else []
-
-
-def _iota(text: str) -> np.ndarray:
-  """'[4,2]T(1,0)': device numbers in this shape, then transposed; flat."""
-  match = re.fullmatch(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
-  dims = [int(d) for d in match[1].split(',')]
-  order = range(len(dims))
-  if match[2]:
-    order = [int(d) for d in match[2].split(',')]
-  return np.arange(math.prod(dims)).reshape(dims).transpose(*order).ravel()
-
-
-def _mesh_groups(mesh: str, device_ids: str | None, joined: str):
-  """mesh['a'=2,'b'=4] {'b'}: devices that differ in b only; {'b':(2)2}: in the
-  part of b that is two wide, inside of one that is two wide."""
-  sizes, names = [], []
-  parts = {name: (int(before), int(size)) for name, before, size in re.findall(
-      r"'([^']*)':\((\d+)\)(\d+)", joined)}
-  wanted = set(re.findall(r"'([^']*)'", joined))
-  for name, size in re.findall(r"'([^']*)'=(\d+)", mesh):
-    before, own = parts.get(name, (1, int(size)))
-    sizes += [before, own, int(size) // (before * own)]
-    names += ['', name, '']
-  total = math.prod(sizes)
-  ids = _iota(device_ids) if device_ids else np.arange(total)
-  inner = [i for i, name in enumerate(names) if name in wanted]
-  outer = [i for i in range(len(names)) if i not in inner]
-  grid = ids.reshape(sizes).transpose(*outer, *inner)
-  return grid.reshape(-1, math.prod(sizes[i] for i in inner)).tolist()
-
-
-def _pairs(attributes) -> list[list[int]]:
-  match = re.search(r'source_target_pairs=\{(\{[\d,{} ]*\})\}', attributes)
-  return [[int(d) for d in g.split(',')]
-          for g in re.findall(r'\{(\d+,\d+)\}', match[1])] if match else []

@@ -17,7 +17,6 @@ import os
 import jax
 from jax.experimental import mesh_utils
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -27,6 +26,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import layout
 
 _THREADS = 64  # of virtual devices together
+_GATHERED = 2**30  # bytes
 
 
 def give_threads():
@@ -178,14 +178,16 @@ def fetch(tree):
   """The same arrays for use in one process alone; all processes must call it.
 
   Arrays that no other process has a part of are returned as they are; others
-  are gathered on one device of each process.
+  are gathered into NumPy arrays: a device may not have room for all.
   """
-  def local(x):
-    if not _is_spread(x):
-      return x
-    return jnp.asarray(multihost_utils.process_allgather(x, tiled=True))
+  return jax.tree.map(lambda x: _gathered(x) if _is_spread(x) else x, tree)
 
-  return jax.tree.map(local, tree)
+
+def _gathered(x) -> np.ndarray:
+  """The whole array; at most _GATHERED of it visit a device at a time."""
+  if x.nbytes <= _GATHERED or x.ndim < 2:
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+  return np.stack([_gathered(x[i]) for i in range(len(x))])
 
 
 def _put(x, sharding):

@@ -72,6 +72,13 @@ def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
     raise UserError(
         f'--topology={name} is none: CHIP:SHAPE is expected, such as '
         f'v5p:4x4x4, v6e:2x2, h100:8, cpu:8 (chips: {", ".join(names)}, cpu).')
+  largest = chip.largest
+  if largest and (len(shape) != len(largest) and math.prod(shape) > 1
+                  or math.prod(shape) > math.prod(largest)):
+    raise UserError(
+        f'--topology={name}: a slice of {chip.name} has {len(largest)} '
+        f'dimensions and at most {math.prod(largest)} chips '
+        f'({"x".join(map(str, largest))}); config.mesh.slice joins several.')
   return chip, shape
 
 

@@ -22,18 +22,17 @@ import jax
 from etils import epath
 
 from worldsim_jax.errors import UserError
-from worldsim_jax.evaluate import report as reports
 from worldsim_jax.models import build
 from worldsim_jax.parallel import chips
-from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import hlo
 from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.parallel import topologies
+from worldsim_jax.train import fit_report
 from worldsim_jax.train import programs
 from worldsim_jax.train import validation
 
-GIB, TERA, GIGA = 2**30, 1e12, 1e9
+GIB = 2**30
 GIANT = 64 * 2**20  # bytes per chip, of an array that could have been split
 PADDING = 0.05  # share of the arguments that is worth a warning
 _BUFFERS = 5  # of those that do not fit, to name
@@ -126,7 +125,7 @@ def fit(config, topology: str, names=(), workdir=None, search: bool = False):
   if search and not all(f.fits for f in fits):
     fits = _search(config, chip, devices, names) or fits
   if workdir is not None:
-    _report(epath.Path(workdir), config, topology, fits)
+    fit_report.write(epath.Path(workdir), config, topology, fits)
   return all(f.fits for f in fits)
 
 
@@ -135,13 +134,14 @@ def on_devices(config, chip, devices, names) -> list[Fit]:
   validation.check_mesh(config, devices)
   mesh = meshes.make_mesh(config.mesh, devices)
   print(f'{len(devices)} x {devices[0].device_kind}, mesh '
-        f'{describe(mesh.shape)}; {chip.memory / GIB:.2f} GiB per chip')
-  print(HEADER)
+        f'{fit_report.describe(mesh.shape)}; {chip.memory / GIB:.2f} GiB per '
+        'chip')
+  print(fit_report.HEADER)
   fits = []
   for name in names:
     fits.append(compile_for(programs.make(name, config, mesh), config, mesh,
                             chip))
-    print(line(fits[-1]), flush=True)
+    print(fit_report.line(fits[-1]), flush=True)
   for warning in dict.fromkeys(w for f in fits for w in f.warnings):
     print(f'warning: {warning}')
   for f in fits:
@@ -185,9 +185,10 @@ def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
             + memory.host_temp_size_in_bytes),
       flops=counted, compile_seconds=time.time() - start,
       costs=hlo.costs(compiled.as_text(), program.rates,
-                      per_slice if is_joined else None),
+                      per_slice if is_joined else None,
+                      mesh.size // per_slice if is_joined else 1),
       frames=program.frames)
-  if result.costs.unknown_loops and program.rates == flops.Rates():
+  if result.costs.unknown_loops and program.rates.while_trips <= 1:
     warnings += (
         f'{program.name}: the length of {result.costs.unknown_loops} loops is '
         'not in the compiled text; what is sent and read in them counts once',)
@@ -205,7 +206,8 @@ def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
 def _sharing(program, mesh) -> int:
   """How many chips the arithmetic is divided among; others repeat it."""
   batch = layout.dividing(program.batch, layout.BATCH, dict(mesh.shape)) or ()
-  axes = (*((batch,) if isinstance(batch, str) else batch), 'context', 'tensor')
+  axes = (batch,) if isinstance(batch, str) else batch
+  axes = (*axes, 'context', 'tensor') if program.is_split else axes
   return math.prod(mesh.shape[axis] for axis in axes)
 
 
@@ -232,16 +234,16 @@ def _too_large(message, program, chip) -> Fit:
 def _warnings(program, config, mesh):
   """What a look at shapes and layouts tells, before anything is compiled."""
   sizes = dict(mesh.shape)
-  splitting = sizes['fsdp'] * sizes['context'] * sizes['tensor']
   for path, x in jax.tree_util.tree_leaves_with_path(program.args):
-    if x.sharding.is_fully_replicated and _bytes(x) >= GIANT and splitting > 1:
+    if x.sharding.is_fully_replicated and _bytes(x) >= GIANT and mesh.size > 1:
       yield (f'{program.name}: {jax.tree_util.keystr(path)} '
              f'{x.dtype}{list(x.shape)} is whole on every chip, '
              f'{_bytes(x) / GIB:.2f} GiB each')
   if mesh.size > _sharing(program, mesh):
-    yield (f'{program.name}: a batch of {program.batch} is not split over '
-           'mesh.data and mesh.fsdp, which all compute the same; mesh.tensor '
-           'and mesh.context split it')
+    yield (f'{program.name}: {mesh.size // _sharing(program, mesh)} chips each '
+           f'repeat the same work: a batch of {program.batch} is not split '
+           'over mesh.data and mesh.fsdp, a tokenizer over mesh.context and '
+           'mesh.tensor')
   for name in config.stages:
     if config[name].paradigm == 'tokenizer':
       continue
@@ -299,10 +301,10 @@ def meshes_to_try(config, chip, devices, names):
   for tensor, context in sorted(grids, key=lambda g: (g[0] * g[1], g[0])):
     sizes = dict(data=1, fsdp=count // (tensor * context), context=context,
                  tensor=tensor)
-    if dict(config.mesh.to_dict()) == dict(config.mesh.to_dict()) | sizes:
-      continue  # It was tried.
     other = config.copy_and_resolve_references()
     other.mesh.update(sizes)
+    if _shape(other, devices) == _shape(config, devices):
+      continue  # It was tried.
     try:
       validation.check_mesh(other, devices)
     except UserError:
@@ -316,85 +318,9 @@ def meshes_to_try(config, chip, devices, names):
       yield sizes
 
 
-HEADER = (f'{"program":<16} {"args":>7} {"temp":>7} {"total":>7} GiB  '
-          f'{"TFLOP":>9}  {"sent":>7} GB  roofline')
-
-
-def line(f: Fit) -> str:
-  """One program, as the terminal and the README's table show it."""
-  text = (f'{f.program:<16} {f.arguments / GIB:7.2f} '
-          f'{f.temporaries / GIB:7.2f} {f.total / GIB:7.2f}      '
-          f'{f.flops / TERA:9.2f}  {_sent(f):>7}     '
-          f'{describe_roofline(f)}')
-  if f.host:
-    text += f'  ({f.host / GIB:.2f} GiB on the host)'
-  return text + ('' if f.fits else '  DOES NOT FIT')
-
-
-def _sent(f: Fit) -> str:
-  return f'{f.sent / GIGA:.2f}' if f.fits else '-'
-
-
-def describe_roofline(f: Fit) -> str:
-  """'12.3 s (arithmetic)', with frames/s for what makes frames."""
-  times = f.roofline()
-  if not times or not f.fits:
-    return '-'
-  what = max(times, key=times.get)
-  rate = f', {f.frames / times[what]:.0f} frames/s' if f.frames else ''
-  return f'{times[what]:.3g} s ({what}){rate}'
-
-
-def describe(sizes) -> str:
-  """'fsdp=64', of the axes that are not 1."""
-  return ' '.join(f'{k}={v}' for k, v in sizes.items() if v > 1) or 'one chip'
-
-
-def _report(workdir, config, topology, fits):
-  """The page and the flat numbers, as a run leaves them."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  page = reports.Report(f'{workdir.name}: fit on {topology}', folder=workdir)
-  page.section('Programs, per chip')
-  page.table('Memory, work and time at peak', COLUMNS, list(map(row, fits)))
-  kinds = [(f.program, kind, *moved[:1], moved.bytes / GIGA, moved.widest)
-           for f in fits for kind, moved in f.costs.collectives.items()]
-  page.table('Collectives', ['program', 'kind', 'count', 'GB', 'devices'],
-             kinds)
-  for warning in dict.fromkeys(w for f in fits for w in f.warnings):
-    page.text(f'Warning: {warning}')
-  page.section('Configuration')
-  page.config(config)
-  page.section('Versions')
-  page.versions()
-  page.write(workdir / 'report.html')
-  reports.write_summary(workdir / 'summary.json', summary(fits))
-
-
-COLUMNS = ['program', 'arguments (GiB)', 'temporaries (GiB)', 'total (GiB)',
-           'limit (GiB)', 'host (GiB)', 'TFLOP', 'memory (GB)', 'sent (GB)',
-           'roofline (s)', 'fits']
-
-
-def row(f: Fit) -> list:
-  return [f.program, f.arguments / GIB, f.temporaries / GIB, f.total / GIB,
-          f.limit / GIB, f.host / GIB, f.flops / TERA,
-          f.costs.memory_bytes / GIGA if f.fits else None,
-          f.sent / GIGA if f.fits else None,
-          max(f.roofline().values(), default=None) if f.fits else None,
-          'yes' if f.fits else 'no']
-
-
-def summary(fits) -> dict:
-  """Flat: '<program>/<what>'."""
-  flat = {}
-  for f in fits:
-    names = [column.replace(' ', '_') for column in COLUMNS[1:]]
-    flat |= {f'{f.program}/{name}': value
-             for name, value in zip(names, row(f)[1:])}
-    for kind, moved in f.costs.collectives.items():
-      flat |= {f'{f.program}/{kind}_count': moved.count,
-               f'{f.program}/{kind}_bytes': moved.bytes}
-    flat |= {f'{f.program}/roofline_{what}_s': seconds
-             for what, seconds in f.roofline().items()}
-    flat[f'{f.program}/compile_seconds'] = f.compile_seconds
-  return flat
+def _shape(config, devices):
+  """Sizes of the axes, or None for a mesh that cannot be."""
+  try:
+    return meshes.make_mesh(config.mesh, devices).shape
+  except UserError:
+    return None

@@ -42,6 +42,8 @@ class Program(NamedTuple):
     counted: the same, in products that `flops.count` sees.
     rates: how often what only the run decides is done.
     batch: clips or streams that are computed at once.
+    is_split: whether the axes 'context' and 'tensor' share the work: not that
+      of a tokenizer, which every chip of them repeats.
     frames: pixel frames that it makes; 0 for a training step.
     others: what else is on the devices then: the networks of earlier stages.
   """
@@ -51,6 +53,7 @@ class Program(NamedTuple):
   counted: Callable[..., Any]
   rates: flops.Rates = flops.Rates()
   batch: int = 1
+  is_split: bool = True
   frames: int = 0
   others: Any = ()
 
@@ -92,6 +95,7 @@ def _train_step(name, config, mesh) -> Program:
   return Program(
       name, step(stage), (state, frozen, _split(mesh, batch(name, config))),
       step(counted), stage.rates, config[name].batch_size,
+      is_split=config[name].paradigm != 'tokenizer',
       others=meshes.abstract(mesh, trained))
 
 
@@ -156,7 +160,7 @@ def _rollout(config, mesh) -> Program:
   return Program('rollout', make_fn(config), args,
                  make_fn(counted_config(config)),
                  flops.Rates(while_trips=passes), stage.batch_size,
-                 new * stage.batch_size)
+                 frames=new * stage.batch_size)
 
 
 def _start(config, mesh) -> Program:
@@ -164,7 +168,7 @@ def _start(config, mesh) -> Program:
   inputs = export.example_inputs(world, batch=1)
   args = (meshes.abstract(mesh, inputs[0]), *_whole(mesh, inputs[1:]))
   return Program('start', jax.jit(world.start), args,
-                 jax.jit(_world(counted_config(config)).start))
+                 jax.jit(_world(counted_config(config)).start), is_split=False)
 
 
 def _stream(config, mesh) -> Program:
@@ -190,7 +194,8 @@ def _decode(config, mesh) -> Program:
   fn = jax.jit(functools.partial(world.vae.apply, method='decode'))
   args = (meshes.abstract(mesh, variables['vae']),
           *_whole(mesh, (latents, session.decoder)))
-  return Program('decode', fn, args, fn, frames=world.frames_per_step)
+  return Program('decode', fn, args, fn, is_split=False,
+                 frames=world.frames_per_step)
 
 
 def _world(config) -> World:

@@ -5,11 +5,13 @@ resumes and confirms a run. In a run of several processes all of them render
 (where their disks are their own) and train; process 0 evaluates and writes.
 """
 
+import contextlib
 import json
 import os
 import time
 
 import jax
+import jax.numpy as jnp
 
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
@@ -78,7 +80,12 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   world, trained = train_stages(config, workdir, frames_dir)
   if distributed.is_main():
     files.save(world, workdir / assemble.WORLD)
-    summary = evaluate(config, workdir, world, trained, frames_dir)
+  # By all processes: what is spread over them must be gathered by all.
+  trained = {name: meshes.fetch(trained[stage])
+             for name, stage in evaluated(config).items()}
+  if distributed.is_main():
+    with _named_shortage():
+      summary = evaluate(config, workdir, world, trained, frames_dir)
     _print_summary(summary, workdir, time.time() - start)
   distributed.barrier('evaluated')
   return json.loads((workdir / 'summary.json').read_text())
@@ -87,7 +94,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
 def train_stages(config, workdir, frames_dir):
   """Runs the stages; returns the world and all trained networks by stage.
 
-  Between stages networks stay on the mesh; what is returned is this process's.
+  The networks are on the mesh, the world is this process's.
   """
   trained, mesh = {}, meshes.make_mesh(config.mesh)
   make_batches = datasets.training_batches(
@@ -107,8 +114,9 @@ def train_stages(config, workdir, frames_dir):
         fingerprint(config, name), mesh)
     # An average may have been with the host.
     trained[name] = meshes.place(mesh, state.best_params(name))
+    del state  # Optimisers and averages leave room for the next stage.
     if config[name].paradigm == 'tokenizer':
-      vae_params = meshes.fetch(trained[name])
+      vae_params = jax.tree.map(jnp.asarray, meshes.fetch(trained[name]))
       vae_variables = {
           'params': vae_params,
           'latent_stats': distributed.same_everywhere(
@@ -117,9 +125,8 @@ def train_stages(config, workdir, frames_dir):
                   datasets.films(config, frames_dir, FILMS)))}
       make_batches = _latent_space(
           config, workdir, frames_dir, vae_variables, mesh)
-  trained = {name: meshes.fetch(params) for name, params in trained.items()}
-  world = World(config, trained[config.stages[-1]], vae_variables,
-                _starts(config, frames_dir))
+  student = meshes.fetch(trained[config.stages[-1]])
+  world = World(config, student, vae_variables, _starts(config, frames_dir))
   return world, trained
 
 
@@ -142,15 +149,16 @@ def _given_tokenizer(config):
 
 
 def evaluate(config, workdir, world: World, trained, frames_dir):
-  """Plays the test clips, writes films, report and summary; returns it."""
+  """Plays the test clips, writes films, report and summary; returns it.
+
+  Args:
+    trained: the networks of `evaluated`, by name.
+    (others: as named.)
+  """
   clips = replay.test_clips(config, frames_dir, world.context_frames)
   print(f'evaluation: {len(clips["rgb"])} test clips that move, '
         f'{config.evaluate.horizon} frames each')
-  parameters = {'teacher': trained[config.evaluate.teacher]}
-  last = config[config.stages[-1]]
-  if last.paradigm == 'self_forcing':
-    parameters['undistilled'] = trained[last.start_from]
-  played = replay.play(world, parameters, clips)
+  played = replay.play(world, trained, clips)
   summary, drift = replay.summarise(
       replay.score(played), clips['actions'][:, world.context_frames:],
       clips['map'])
@@ -165,6 +173,29 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
       workdir, summary, {'True future, teacher, student': path}, config,
       {'PSNR against the true future (dB)': drift}, x_label='frame')
   return summary
+
+
+def evaluated(config) -> dict[str, str]:
+  """Stages whose networks play beside the world's, by the player's name."""
+  stages = {'teacher': config.evaluate.teacher}
+  last = config[config.stages[-1]]
+  if last.paradigm == 'self_forcing':
+    stages['undistilled'] = last.start_from
+  return stages
+
+
+@contextlib.contextmanager
+def _named_shortage():
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as e:
+    if 'RESOURCE_EXHAUSTED' not in str(e):
+      raise
+    raise UserError(
+        'all stages are trained and world/ is saved, but the evaluation, which '
+        f'runs on one device, needs more memory than it has '
+        f'({paths.first_line(e)}): take --mode=evaluate to a larger one, or '
+        'lower config.evaluate.num_clips.') from e
 
 
 def fingerprint(config, stage: str) -> dict:
@@ -206,7 +237,7 @@ def prepare_workdir(workdir):
       probe.unlink(missing_ok=True)
   except (OSError, *paths.remote_errors()) as e:
     raise UserError(f'--workdir={workdir} cannot be written: {e}') from e
-  if not distributed.sees_main(workdir):
+  if not paths.is_remote(workdir) and not distributed.sees_main(workdir):
     raise UserError(f'--workdir={workdir} is not the folder that process 0 '
                     'sees under this name; checkpoints need one that all hosts '
                     'share (NFS, gcsfuse).')
