@@ -62,7 +62,7 @@ ROWS = (
     Row('self_forcing', 'v5p:4x4x4', 'self_forcing'),
     Row('self_forcing', 'v6e:8x8', 'self_forcing'),
     Row('wan_1_3b', 'v6e:1x1', 'stream'),
-    Row('wan_14b', 'v6e:2x2', 'stream'),
+    Row('wan_14b', 'v6e:2x2', 'stream', ('mesh.fsdp=1', 'mesh.tensor=4')),
     Row('wan_1_3b', 'v6e:8x8', 'teacher,teacher_forcing'),
     Row('wan_14b', 'v5p:4x4x4', 'teacher'),
     Row('wan_14b', 'v6e:8x8', 'teacher'),
