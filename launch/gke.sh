@@ -6,8 +6,8 @@
 #
 # create   a cluster with SLICES node pools of TPU_TYPE
 # install  build launch/Dockerfile from the last commit, push it as IMAGE
-# run      a workload of IMAGE on all slices; after a preemption, or exit code
-#          75, GKE starts it again by itself, up to RESTARTS times (100)
+# run      a workload of IMAGE on all slices; after a preemption or a lost
+#          host GKE starts it again by itself, up to RESTARTS times (100)
 # resume   delete the workload, which saves, and run it again
 # watch    follow the log of the first host (WATCH=all: of every host); when it
 #          ends, wait for the workload, and fail if it failed
@@ -55,7 +55,8 @@ install() {
 run() {
   on_gke workload create "--workload=$name" "--docker-image=$IMAGE" \
     "--tpu-type=$type" "--num-slices=$slices" \
-    "--max-restarts=${RESTARTS:-100}" "--restart-on-exit-codes=$preempted" \
+    "--max-restarts=${RESTARTS:-100}" \
+    "--restart-on-exit-codes=$preempted,$lost_host" \
     --termination-grace-period-seconds=300 \
     "--command=exec python -m worldsim_jax.main$(quote "$@")"
 }

@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launcher=${0##*/}
 preempted=75  # How main ends after a SIGTERM, once everything is saved.
+lost_host=69  # And if another host was lost.
 
 say() { echo "$launcher: $*" >&2; }
 die() { say "$@"; exit 2; }   # The command line is wrong.

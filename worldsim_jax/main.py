@@ -114,12 +114,9 @@ def _record():
   from worldsim_jax.train import recording
   tokenizer = _TOKENIZER.value
   config = command_line.value(_CONFIG) if tokenizer else _needed(_CONFIG)
-  share = Share(0, 1)
-  if _NUM_PROCESSES.value is not None:
-    share = Share(_needed(_PROCESS_ID), _NUM_PROCESSES.value)
-    if not 0 <= share.index < share.count:
-      raise UserError(f'--process_id={share.index} must be in 0..'
-                      f'{share.count - 1} (--num_processes={share.count})')
+  share = Share(*distributed.share(
+      _NUM_PROCESSES.value, _PROCESS_ID.value,
+      detect=_DISTRIBUTED.value == 'auto'))
   directory = recording.record(
       _needed(_SOURCE), _needed(_TARGET), config, tokenizer=tokenizer,
       dtype=_LATENT_DTYPE.value, share=share)

@@ -97,6 +97,12 @@ class SequenceTest(parameterized.TestCase):
     self.assertNotIn('all-to-all', forward)
     self.assertNotIn('collective-permute', forward)
 
+  def test_a_kernel_that_was_asked_for_never_becomes_the_ring(self):
+    q = jnp.zeros((1, 2, 8, 3, 8))  # Three heads.
+    with jax.set_mesh(meshes.make_mesh({'data': 4, 'context': 2})):
+      with self.assertRaisesRegex(ValueError, "'splash'.* is no ring"):
+        attend(q, q, q, implementation='splash')
+
   def test_tokens_that_do_not_divide_name_the_key(self):
     mesh = meshes.make_mesh({'context': 8})
     x = draw(0, 1, 1, 6, 8, D)

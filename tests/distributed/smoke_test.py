@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.distributed import processes
+from tests.storage import bucket
 
 SHARED = {}
 RESULTS = ('report.html', 'films.mp4', 'summary.json', 'metrics.jsonl',
@@ -29,10 +30,10 @@ def setUpModule():
   SHARED['folder'] = pathlib.Path(folder.name)
 
 
-def start(workdir, devices, *flags):
+def start(workdir, devices, *flags, environment=None):
   folder = SHARED['folder']
   # Compiled programs are shared by all runs with this number of devices.
-  environment = processes.environment(devices) | {
+  environment = (environment or {}) | processes.environment(devices) | {
       'JAX_COMPILATION_CACHE_DIR': str(folder / f'programs-{devices}'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
   return subprocess.Popen(
@@ -43,12 +44,12 @@ def start(workdir, devices, *flags):
       stderr=subprocess.PIPE)
 
 
-def wait_for(path, running):
+def wait_for(there_is, running):
   end = time.monotonic() + 400
-  while not path.exists():
+  while not there_is():
     for process in running:
       assert process.poll() is None, process.communicate()
-    assert time.monotonic() < end, f'{path} does not come'
+    assert time.monotonic() < end, 'what is waited for does not come'
     time.sleep(.05)
 
 
@@ -64,7 +65,7 @@ class SmokeTest(absltest.TestCase):
     one, two = SHARED['folder'] / 'one', SHARED['folder'] / 'two'
     # A disk that both see: process 0 renders, process 1 waits and is told.
     running = self.start_two([two] * 2, [SHARED['folder'] / 'shared'] * 2)
-    wait_for(SHARED['folder'] / 'shared' / 'episodes', running)
+    wait_for((SHARED['folder'] / 'shared' / 'episodes').exists, running)
     self.assertStop(running, 1)
     self.assertEmpty(list(SHARED['folder'].glob('shared/*/*/1.*')))
 
@@ -76,6 +77,35 @@ class SmokeTest(absltest.TestCase):
     self.assertDone(self.start(one, 2, f'--config.data.dir={disks[1]}'))
     for name in RESULTS:
       self.assertTrue((two / name).exists(), name)
+    self.assertSameRecords(one, two)
+    summaries = [json.loads((workdir / 'summary.json').read_text())
+                 for workdir in (one, two)]
+    for name, value in summaries[0].items():
+      np.testing.assert_allclose(summaries[1][name], value, atol=.01)
+
+  def test_in_a_bucket_a_lost_host_costs_what_was_not_saved(self):
+    served, environment = self.enter_context(bucket.serve())
+    workdir, copy = f'gs://{bucket.NAME}/x', SHARED['folder'] / 'copy'
+    start_two = lambda: self.start_two(
+        [workdir] * 2, [SHARED['folder'] / 'bucket-disk'] * 2,
+        environment=environment)
+    running = start_two()
+    wait_for(lambda: 'x/teacher/3/commit_success.txt' in served.names(),
+             running)
+    running[1].kill()
+    _, err = running[0].communicate(timeout=60)
+    self.assertEqual(running[0].returncode, 69, err)
+    self.assertIn('process 1', err)
+    self.assertIn('stage teacher', err)
+    resumed = self.assertDone(*start_two())
+    self.assertRegex(resumed[0], r'teacher +resumes at step [36] of 6')
+    served.download('x/', copy)
+    one = SHARED['folder'] / 'alone'
+    self.assertDone(self.start(
+        one, 2, f'--config.data.dir={SHARED["folder"] / "bucket-disk"}'))
+    self.assertSameRecords(one, copy)
+
+  def assertSameRecords(self, one, two):
     expected, found = records(one), records(two)
     for name in ('stage', 'step'):
       self.assertEqual([r[name] for r in found], [r[name] for r in expected])
@@ -85,10 +115,6 @@ class SmokeTest(absltest.TestCase):
           np.testing.assert_allclose(
               mine[name], theirs[name], rtol=RTOL,
               err_msg=f'{mine["stage"]}, step {mine["step"]}')
-    summaries = [json.loads((workdir / 'summary.json').read_text())
-                 for workdir in (one, two)]
-    for name, value in summaries[0].items():
-      np.testing.assert_allclose(summaries[1][name], value, atol=.01)
 
   def test_a_workdir_that_is_not_shared_is_told_of(self):
     folder = SHARED['folder']
@@ -99,16 +125,17 @@ class SmokeTest(absltest.TestCase):
       self.assertEqual(process.returncode, 2, err)
       self.assertIn('theirs is not the folder that process 0 sees', err)
 
-  def start(self, workdir, devices, *flags):
-    process = start(workdir, devices, *flags)
+  def start(self, workdir, devices, *flags, environment=None):
+    process = start(workdir, devices, *flags, environment=environment)
     self.addCleanup(process.kill)
     return process
 
-  def start_two(self, workdirs, disks):
+  def start_two(self, workdirs, disks, environment=None):
     port = processes.free_port()
     return [self.start(workdirs[index], 1, f'--coordinator=localhost:{port}',
                        '--num_processes=2', f'--process_id={index}',
-                       f'--config.data.dir={disks[index]}')
+                       f'--config.data.dir={disks[index]}',
+                       environment=environment)
             for index in range(2)]
 
   def assertDone(self, *running):

@@ -14,6 +14,7 @@ import pytest
 from tests.launch.launchers import AWKWARD
 from tests.launch.launchers import FLAGS
 from tests.launch.launchers import launch
+from tests.launch.launchers import LOST_HOST
 from tests.launch.launchers import PREEMPTED
 from tests.launch.launchers import printed
 from tests.launch.launchers import ROOT
@@ -120,7 +121,7 @@ class DryRunTest(parameterized.TestCase):
 
   def test_gke_starts_a_preempted_run_again(self):
     run = printed('gke', 'run', *FLAGS)[0]
-    self.assertIn(f'--restart-on-exit-codes={PREEMPTED}', run)
+    self.assertIn(f'--restart-on-exit-codes={PREEMPTED},{LOST_HOST}', run)
     self.assertIn('--max-restarts=100', run)
 
   def test_a_cluster_of_others_is_neither_created_nor_deleted(self):

@@ -8,7 +8,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = ('--config=a.py', '--workdir=gs://b/c')  # of main
 AWKWARD = "--config.prompt=it's a \"$HOME\" `room`; * a\\b"
-PREEMPTED = 75  # main's exit code
+PREEMPTED, LOST_HOST = 75, 69  # main's exit codes
 
 
 def launch(name, *arguments, **environment):

@@ -14,6 +14,7 @@ import yaml
 
 from tests.launch.launchers import AWKWARD
 from tests.launch.launchers import FLAGS
+from tests.launch.launchers import LOST_HOST
 from tests.launch.launchers import PREEMPTED
 from tests.launch.launchers import printed
 from tests.launch.launchers import ROOT
@@ -70,7 +71,7 @@ class OnHostTest(absltest.TestCase):
     self.assertEqual(run.returncode, PREEMPTED, run.stderr)
     self.assertIn(repr(flags), run.stdout)
     self.assertEqual(task['resources']['job_recovery'],
-                     {'recover_on_exit_codes': [PREEMPTED]})
+                     {'recover_on_exit_codes': [PREEMPTED, LOST_HOST]})
     self.assertEmpty(self.shell(task['run'], self.folder, **{name: ''}).stdout)
 
   def test_stop_lets_the_run_save_and_a_second_run_must_wait(self):

@@ -66,6 +66,15 @@ class StartTest(parameterized.TestCase):
     self.assertStartsWith(address, 'node07:')
     self.assertEqual((count, index), (2, 1))
 
+  def test_a_share_of_the_work_is_told_by_flags_or_by_the_environment(self):
+    with mock.patch.dict(os.environ, SLURM):
+      self.assertEqual(distributed.share(), (1, 2))
+      self.assertEqual(distributed.share(detect=False), (0, 1))
+      self.assertEqual(distributed.share(64, 17), (17, 64))
+    self.assertEqual(distributed.share(), (0, 1))
+    for wrong in (None, 3), (3, None), (3, 3), (0, 0):
+      with self.assertRaisesRegex(UserError, '--process_id'):
+        distributed.share(*wrong)
 
   def test_an_environment_that_does_not_answer_is_one_line(self):
     broken = SLURM | {'SLURM_NTASKS': 'two'}

@@ -196,6 +196,8 @@ class RecordTest(absltest.TestCase):
       recording.record(frames, self.target, config())
     with self.assertRaisesRegex(UserError, 'has no frames'):
       self.record(frames)
+    with self.assertRaisesRegex(UserError, '--target=gs://.* in folders only'):
+      recording.record(frames, 'gs://bucket/sets', config())
     uneven = config()
     uneven.data.height = 25
     with self.assertRaisesRegex(UserError, 'config.data.height=25 must be a'):
@@ -213,7 +215,7 @@ class RecordTest(absltest.TestCase):
         env=environment, text=True, capture_output=True, check=False)
             for index in (0, 1, 2)]
     self.assertEqual([p.returncode for p in done], [0, 0, 2], done[0].stderr)
-    self.assertIn('--process_id=2 must be in 0..1', done[2].stderr)
+    self.assertIn('--process_id=2 must be from 0 to', done[2].stderr)
     directory = done[1].stdout.split('--config.data.latents=')[1].strip()
     self.assertLen(records.Source(directory, 'train'), 2)
 

@@ -61,7 +61,8 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
   local = functools.partial(
       _attend_allowed if isinstance(mask_FG, np.ndarray) else _attend_frames,
       implementation=implementation)
-  return sequence.attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM)
+  return sequence.attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+                         implementation)
 
 
 def _attend_allowed(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,

@@ -34,15 +34,18 @@ _AXIS = 'context'
 _TOKENS, _HEADS = 2, 3  # Dimensions of [B, F, N, H, D].
 
 
-def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM):
+def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+           implementation: str = 'auto'):
   """Runs `local` where all pairs that it needs are on one device.
 
   Args:
     local: (q, k, v, mask_FG, key_mask_BM) -> out, for what is on one device.
+    implementation: of `local`; the ring is its own.
     (others: as in `attention.attend`; whole arrays, split or not.)
 
   Raises:
-    ValueError: if the context axis does not divide the tokens of a frame.
+    ValueError: if the context axis does not divide the tokens of a frame, or a
+      kernel was asked for where only the ring can be.
   """
   sizes = layout.ambient_sizes()
   if math.prod(sizes.values()) == 1:
@@ -62,6 +65,11 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM):
   keys = PartitionSpec(batch, None, None, split_heads) if is_cross else queries
   own_heads = heads // (sizes['tensor'] if split_heads else 1)
   is_ring = context > 1 and not is_cross and own_heads % context != 0
+  if is_ring and implementation not in ('auto', 'xla'):
+    raise ValueError(
+        f'attention implementation={implementation!r} (config.model.attention) '
+        f'is no ring, and {own_heads} heads of a device do not divide by '
+        f'config.mesh.context={context}.')
   if is_cross or context == 1:
     run = local
   elif is_ring:

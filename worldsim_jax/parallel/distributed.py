@@ -31,6 +31,7 @@ from worldsim_jax.parallel import peers
 # lost meanwhile is noticed by `peers`, not by this.
 _SECONDS_AT_A_BARRIER = 24 * 3600
 _SECONDS_FOR_NEWS = 1.
+_SECONDS_TO_DETECT = 30.
 # How XLA, JAX and gloo say that another process did not answer.
 _NO_ANSWER = re.compile(
     'gloo|coordination|barrier|heartbeat|UNAVAILABLE|Connection (closed|reset)',
@@ -173,6 +174,28 @@ def progress(tell):
   _Run.peers.progress = before
 
 
+def share(num_processes: int | None = None, process_id: int | None = None,
+          detect: bool = True) -> tuple[int, int]:
+  """(index, count) of this process, for work that needs no connection.
+
+  Args:
+    num_processes, process_id: from flags, given together.
+    detect: whether the environment is asked where there are none.
+
+  Raises:
+    UserError: if they do not go together.
+  """
+  if num_processes is None and process_id is None:
+    found = _detected(_SECONDS_TO_DETECT) if detect else None
+    return (found[2], found[1]) if found else (0, 1)
+  if num_processes is None or process_id is None:
+    raise UserError('--num_processes and --process_id are given together.')
+  if not 0 <= process_id < num_processes:
+    raise UserError(f'--process_id={process_id} must be from 0 to '
+                    f'--num_processes={num_processes} - 1.')
+  return process_id, num_processes
+
+
 def stop():
   """Ends the run where all processes do; waits for them."""
   if _Run.peers:
@@ -280,9 +303,7 @@ def _checked(coordinator, num_processes, process_id):
   if not re.fullmatch(r'.+:\d+', coordinator):
     raise UserError(f'--coordinator={coordinator} must be host:port, of '
                     'process 0.')
-  if num_processes < 1 or not 0 <= process_id < num_processes:
-    raise UserError(f'--process_id={process_id} must be from 0 to '
-                    f'--num_processes={num_processes} - 1.')
+  share(num_processes, process_id)
   return coordinator, num_processes, process_id
 
 

@@ -36,6 +36,13 @@ def is_remote(path) -> bool:
   return '://' in os.fspath(path)
 
 
+def must_be_local(path, name: str):
+  """Raises UserError, with the flag's name, for a URL."""
+  if path and is_remote(path):
+    raise UserError(f'{name}={path}: record sets are kept in folders only; '
+                    'write to a disk and copy the set, or mount the bucket.')
+
+
 def folder(path) -> epath.Path:
   """A path that can be read and written.
 

@@ -15,6 +15,7 @@ from worldsim_jax.data import film_folders
 from worldsim_jax.data import records
 from worldsim_jax.data import shards
 from worldsim_jax.errors import UserError
+from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import assemble
@@ -39,6 +40,7 @@ def record(source: str, target: str, config=None, *, tokenizer: str = '',
   Raises:
     UserError: if something does not fit, or cannot be read or written.
   """
+  paths.must_be_local(target, '--target')
   progress = Progress(stream)
   options = {'share': share, 'progress': progress}
   if not tokenizer:

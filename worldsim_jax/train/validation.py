@@ -15,6 +15,7 @@ from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
 from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import stages
@@ -29,6 +30,8 @@ _EVALUATE_COUNTS = ('num_clips', 'horizon', 'teacher_steps', 'film_clips')
 
 def check_run(config):
   """Raises UserError for a config that cannot be run from data to report."""
+  for key in ('dir', 'records', 'latents'):
+    paths.must_be_local(config.data[key], f'config.data.{key}')
   worlds.check_config(config.data)
   check(config)
   _check_order(config)
