@@ -68,7 +68,7 @@ ROWS = (
     Row('wan_14b', 'v6e:8x8', 'teacher'),
     Row('wan_1_3b', 'v5e:1x1', 'stream'),
     Row('quickstart', 'v5e:1x1'),
-    Row('doom', 'v5e:2x2', overrides=('mesh.fsdp=4', 'mesh.data=1')),
+    Row('doom', 'v5e:2x2', 'teacher,stream', ('mesh.fsdp=4', 'mesh.data=1')),
     Row('self_forcing', 'h100:64', 'self_forcing'),
     Row('wan_1_3b', 'h100:1', 'stream'),
 )
@@ -110,9 +110,9 @@ def _versions(python) -> dict[str, str]:
 
 def table() -> str:
   """Markdown of all rows that have been compiled."""
-  lines = ['| config | slice | program | GiB per chip, of | TFLOP per chip | '
-           'GB sent per chip | at peak, s | fits |',
-           '|---|---|---|---|---|---|---|---|']
+  lines = ['| config | slice | program | GiB per chip, of | arguments, GiB | '
+           'TFLOP per chip | GB sent per chip | at peak, s | fits |',
+           '|---|---|---|---|---|---|---|---|---|']
   versions = set()
   for row in ROWS:
     if not row.path.exists():
@@ -142,6 +142,7 @@ def _line(row, program, numbers) -> str:
       f'`{row.config}.py`', row.topology, program,
       f'{number(get("total_(GiB)"), ".2f")} of '
       f'{number(get("limit_(GiB)"), ".2f")}',
+      number(get('arguments_(GiB)'), '.2f'),
       number(get('TFLOP'), '.4g'), f'{number(get("sent_(GB)"), ".3g")}',
       at_peak, get('fits')]
   return '| ' + ' | '.join(map(str, cells)) + ' |'
