@@ -65,7 +65,7 @@ ROWS = (
     Row('wan_14b', 'v6e:2x2', 'stream', ('mesh.fsdp=1', 'mesh.tensor=4')),
     Row('wan_1_3b', 'v6e:8x8', 'teacher,teacher_forcing'),
     Row('wan_14b', 'v5p:4x4x4', 'teacher'),
-    Row('wan_14b', 'v6e:8x8', 'teacher'),
+    Row('wan_14b', 'v6e:8x8', 'teacher', ('model.remat=offload',)),
     Row('wan_1_3b', 'v5e:1x1', 'stream'),
     Row('quickstart', 'v5e:1x1'),
     Row('doom', 'v5e:2x2', 'teacher,stream', ('mesh.fsdp=4', 'mesh.data=1')),
