@@ -30,7 +30,7 @@ _HEADER = struct.Struct('<4s22xHH')  # A zip entry's; lengths of what follows.
 _ENCRYPTED = 1
 # A pickle of 1,000 tensors has 200 kB. Its objects are many times as large.
 _MAX_PICKLE = 2**24
-_MAX_DEPTH, _MAX_NODES = 32, 10**6
+_MAX_DEPTH, _MAX_NODES = 32, 2 * 10**5
 _ALIGNMENT = 64  # Of data, as in PyTorch's own files.
 _PADDING = b'FB'  # The zip field that PyTorch fills up to there.
 
@@ -148,7 +148,8 @@ def _folder(names) -> str:
   if f'{folder}constants.pkl' in names:
     raise ValueError('it is a TorchScript program; save its state_dict()')
   for name in names:
-    if not name.startswith(folder) or '..' in name.split('/'):
+    # Nothing is unpacked; such names are nevertheless nobody's but a foe's.
+    if not name.startswith(folder) or {'', '..'} & set(name.split('/')):
       raise ValueError(f'it has an entry {short(name)}')
   return folder
 

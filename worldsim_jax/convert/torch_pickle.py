@@ -114,7 +114,7 @@ def load(stream: bytes):
 
 
 def _check_opcodes(stream):
-  for opcode, argument, position in pickletools.genops(stream):
+  for opcode, argument, position in _operations(stream):
     if opcode.name not in _OPCODES:
       raise ValueError(f'opcode {opcode.name} at byte {position} of its pickle '
                        'makes other things than tensors')
@@ -123,6 +123,13 @@ def _check_opcodes(stream):
       raise ValueError(f'its pickle numbers an object {argument}')
   if position != len(stream) - 1:
     raise ValueError('bytes follow its pickle')
+
+
+def _operations(stream):
+  try:
+    yield from pickletools.genops(stream)
+  except ValueError as e:
+    raise ValueError(f'its pickle is damaged ({short(str(e))})') from e
 
 
 class _Unpickler(pickle.Unpickler):
