@@ -5,11 +5,19 @@ import pickle
 import tracemalloc
 import zipfile
 
+from absl.testing import absltest
 from absl.testing import parameterized
+import hypothesis
 import numpy as np
 
 from worldsim_jax.convert import torch_file
 from worldsim_jax.errors import UserError
+
+# Where it keeps what it notes; tests leave nothing in the repository.
+hypothesis.configuration.set_hypothesis_home_dir(
+    pathlib.Path(absltest.get_default_test_tmpdir(), 'hypothesis'))
+settings = hypothesis.settings(
+    max_examples=60, deadline=None, database=None, derandomize=True)
 
 
 def glob(name: str) -> bytes:

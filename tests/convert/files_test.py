@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 from absl.testing import absltest
 import numpy as np
 
+from tests.storage import bucket
 from worldsim_jax.convert import files
 from worldsim_jax.convert.safetensors_file import write_safetensors
 from worldsim_jax.convert.torch_file import write_torch
@@ -77,6 +80,22 @@ class FilesTest(absltest.TestCase):
       write_safetensors(self.folder / name, W, shard_bytes=24)
     self.assertRefused('2 sets of weights', self.folder)
     self.assertIsW(self.folder / 'w.fp16.safetensors.index.json')
+
+  def test_a_bucket_is_read_as_a_folder_is(self):
+    write_torch(self.folder / 'w.pt', W)
+    write_safetensors(self.folder / 'w.safetensors', W, shard_bytes=24)
+    code = ('from worldsim_jax.convert.files import open_weights\n'
+            'for name in "w.pt", "":\n'
+            '  weights = open_weights(f"gs://bucket/{name}")\n'
+            '  print(sum(x.read().sum() for x in weights.values()))\n')
+    with bucket.serve() as (remote, environment):
+      for path in self.folder.iterdir():
+        remote.put(path.name, path.read_bytes())
+      done = subprocess.run(
+          [sys.executable, '-c', code], text=True, capture_output=True,
+          check=True, timeout=300,
+          env=environment | {'PYTHONPATH': ':'.join(sys.path)})
+    self.assertEqual(done.stdout, '18.0\n18.0\n')
 
   def test_what_is_not_there_is_said(self):
     self.assertRefused('is not there', self.folder / 'absent.pt')

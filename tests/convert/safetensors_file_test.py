@@ -24,8 +24,6 @@ FILES = pathlib.Path(
     absltest.get_default_test_tmpdir(), f'safetensors_test.{os.getpid()}')
 KINDS = strategies.sampled_from([k for k in tensors.KINDS if k.safetensors])
 SHAPES = strategies.lists(strategies.integers(0, 4), max_size=4)
-settings = hypothesis.settings(
-    max_examples=60, deadline=None, database=None, derandomize=True)
 
 
 def setUpModule():
@@ -61,7 +59,7 @@ class Case(absltest.TestCase):
 
 class SafetensorsTest(Case):
 
-  @settings
+  @archives.settings
   @hypothesis.given(
       strategies.lists(strategies.tuples(KINDS, SHAPES), max_size=6),
       strategies.sampled_from((None, 1, 40, 300)))
@@ -74,7 +72,6 @@ class SafetensorsTest(Case):
     index = folder / 'model.safetensors.index.json'
     weights = (safetensors_file.open_index(index) if index.exists() else
                safetensors_file.open_safetensors(folder / 'model.safetensors'))
-    shutil.rmtree(folder) if not arrays else None
     self.assertEqual(set(weights), set(arrays))
     self.assertEqual(weights.scalars, {'by': 'us'})
     for name, array in arrays.items():

@@ -26,8 +26,6 @@ FILES = pathlib.Path(
 MEGABYTE = 2**20
 KINDS = strategies.sampled_from(tensors.KINDS)
 SHAPES = strategies.lists(strategies.integers(0, 4), max_size=4)
-settings = hypothesis.settings(
-    max_examples=60, deadline=None, database=None, derandomize=True)
 
 
 def setUpModule():
@@ -40,7 +38,7 @@ def tearDownModule():
 
 class RoundTripTest(parameterized.TestCase):
 
-  @settings
+  @archives.settings
   @hypothesis.given(strategies.lists(strategies.tuples(KINDS, SHAPES),
                                      min_size=1, max_size=4))
   def test_what_is_written_is_read(self, specs):
@@ -57,7 +55,7 @@ class RoundTripTest(parameterized.TestCase):
     for name, array in arrays.items():
       archives.assert_same_bits(inside[name].read(), array)
 
-  @settings
+  @archives.settings
   @hypothesis.given(strategies.data())
   def test_views_are_read_with_their_strides(self, data):
     kind = data.draw(KINDS)

@@ -17,9 +17,11 @@ class RefusalTest(archives.RefusalCase):
       ('nested', 'os.path.os.system'),
       ('stack_global', 'posix.system'),
       ('inst', 'opcode INST'),
-      ('obj', 'opcode OBJ'),
-      ('newobj', 'opcode NEWOBJ'),
-      ('newobj_ex', 'opcode NEWOBJ_EX'),
+      ('obj', 'posix.system'),
+      ('obj_of_ours', 'opcode OBJ'),
+      ('newobj', 'subprocess.Popen'),
+      ('newobj_of_ours', 'opcode NEWOBJ'),
+      ('newobj_ex', 'subprocess.Popen'),
       ('extension', 'opcode EXT1'),
       ('persid', 'opcode PERSID'),
       ('load_from_bytes', 'torch.storage._load_from_bytes'),
@@ -40,6 +42,8 @@ class RefusalTest(archives.RefusalCase):
                          + b'\x85R', 4),
         'inst': (b'(' + command + b'iposix\nsystem\n', 2),
         'obj': (b'(' + system + command + b'o', 2),
+        'obj_of_ours': (b'(' + archives.glob('torch Size') + b'o', 2),
+        'newobj_of_ours': (archives.glob('torch Size') + b')\x81', 2),
         'newobj': (archives.glob('subprocess Popen') + command
                    + b'\x85\x81', 2),
         'newobj_ex': (archives.glob('subprocess Popen') + command

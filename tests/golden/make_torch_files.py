@@ -24,7 +24,7 @@ def tree():
           model.named_parameters()), 'step': 600,
       'dtypes': {str(d).partition('.')[2]: torch.arange(6).to(d)
                  for d in dtypes},
-      'views': [base[1:, :, 2], base.permute(2, 0, 1), base[2, 3], base.T,
+      'views': [base[1:, :, 2], base.permute(2, 0, 1), base[2, 3], base.mT,
                 torch.tensor(3.), torch.zeros(3, 0, 2)],
       'buffer': torch.nn.Buffer(torch.ones(2)), 'size': torch.Size([1, 2]),
       'dtype': torch.bfloat16}

@@ -87,14 +87,17 @@ class TorchFilesTest(TorchFilesCase):
 
   def test_checkpoints_of_self_forcing_s_form_are_read(self):
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
-    optimizer = torch.optim.AdamW(model.parameters())
-    model(torch.ones(4, 3)).sum().backward()
-    optimizer.step()
+    # As torch.optim has it; importing that takes half a minute.
+    optimizer = {
+        'state': {i: {'step': torch.tensor(1.), 'exp_avg': x, 'exp_avg_sq': x}
+                  for i, x in enumerate(model.parameters())},
+        'param_groups': [{'lr': 2e-6, 'betas': (0., 0.999), 'foreach': None,
+                          'params': [0, 1, 2, 3]}]}
     weights = self.saved({
         'generator': model.state_dict(),
         'critic': collections.OrderedDict(model.named_parameters()),
         'generator_ema': dict(model.named_parameters()),
-        'optimizer': optimizer.state_dict(), 'step': 600})
+        'optimizer': optimizer, 'step': 600})
     self.assertEqual(weights.groups(), {
         'generator': 7, 'critic': 4, 'generator_ema': 4, 'optimizer': 12})
     self.assertEqual(weights.scalars['step'], 600)
@@ -187,24 +190,25 @@ class SafetensorsTest(TorchFilesCase):
       self.assertEqual(again[name].dtype, x.dtype)
       self.assertEqual(bytes_of(again[name]), bytes_of(x))
 
+  @pytest.mark.slow  # Half of it is the import of diffusers.
   def test_shards_of_ours_are_read_by_diffusers(self):
-    wan = pytest.importorskip('diffusers').WanTransformer3DModel
-    torch.manual_seed(0)
-    model = wan(num_attention_heads=1, attention_head_dim=12, in_channels=2,
-                out_channels=2, text_dim=4, freq_dim=8, ffn_dim=16,
-                num_layers=2).to(torch.bfloat16)
-    model.save_pretrained(self.folder / 'theirs', max_shard_size='5KB')
+    # Its Wan can be loaded only where `accelerate` is installed, too.
+    autoencoder = pytest.importorskip('diffusers').AutoencoderTiny
+    model = autoencoder(
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).to(torch.bfloat16)
+    model.save_pretrained(self.folder / 'theirs', max_shard_size='2KB')
     weights = open_weights(self.folder / 'theirs')
-    self.assertEqual(weights.config['num_layers'], 2)
+    self.assertEqual(weights.config['num_encoder_blocks'], [1, 1])
     self.assertEqual(set(weights), set(model.state_dict()))
     for name, x in model.state_dict().items():
       self.assertSame(weights[name].read(), x)
     ours = self.folder / 'ours'
     write_safetensors(ours / 'diffusion_pytorch_model.safetensors', weights,
-                      shard_bytes=5000)
+                      shard_bytes=2000)
     self.assertGreater(len(os.listdir(ours)), 3)
     shutil.copy(self.folder / 'theirs' / 'config.json', ours)
-    again = wan.from_pretrained(ours, torch_dtype=torch.bfloat16)
+    again = autoencoder.from_pretrained(ours, torch_dtype=torch.bfloat16)
     for name, x in again.state_dict().items():
       self.assertSame(weights[name].read(), x)
 

@@ -28,8 +28,8 @@ MAGIC = b'PK\x03\x04'
 _LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # PyTorch's number.
 _HEADER = struct.Struct('<4s22xHH')  # A zip entry's; lengths of what follows.
 _ENCRYPTED = 1
-# A pickle of 1,000 tensors has 200 kB. Its objects are many times as large.
-_MAX_PICKLE = 2**24
+# A pickle of 1,000 tensors has 200 kB. Its objects may be 60 times as large.
+_MAX_PICKLE = 2**23
 _MAX_DEPTH, _MAX_NODES = 32, 2 * 10**5
 _ALIGNMENT = 64  # Of data, as in PyTorch's own files.
 _PADDING = b'FB'  # The zip field that PyTorch fills up to there.

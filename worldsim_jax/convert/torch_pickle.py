@@ -115,6 +115,8 @@ def load(stream: bytes):
 
 def _check_opcodes(stream):
   for opcode, argument, position in _operations(stream):
+    if opcode.name == 'GLOBAL':  # Also below; here before others are called.
+      _find(*argument.split(' ', 1))
     if opcode.name not in _OPCODES:
       raise ValueError(f'opcode {opcode.name} at byte {position} of its pickle '
                        'makes other things than tensors')
@@ -135,11 +137,7 @@ def _operations(stream):
 class _Unpickler(pickle.Unpickler):
 
   def find_class(self, module, name):
-    found = _NAMES.get((module, name))
-    if found is None:
-      raise ValueError(f'it asks for {short(f"{module}.{name}")}, which is no '
-                       'part of a tensor')
-    return found
+    return _find(module, name)
 
   def persistent_load(self, pid):
     if not (type(pid) is tuple and len(pid) == 5 and pid[0] == 'storage'):
@@ -149,6 +147,14 @@ class _Unpickler(pickle.Unpickler):
             and type(key) is str and key.isascii() and key.isalnum()):
       raise ValueError(f'it names data as {short(key)} of {short(count)}')
     return Storage(kind.kind, key, count)
+
+
+def _find(module, name):
+  found = _NAMES.get((module, name))
+  if found is None:
+    raise ValueError(f'it asks for {short(f"{module}.{name}")}, which is no '
+                     'part of a tensor')
+  return found
 
 
 def _is_count(value) -> bool:
