@@ -4,7 +4,7 @@ As configs/wan_1_3b.py, with four chips to a copy of the heads: one layer of
 this model is as large as ten of the other.
 
 Command:  python -m worldsim_jax.main --config=configs/wan_14b.py \
-            --workdir=gs://bucket/wan_14b
+            --workdir=gs://bucket/wan_14b --config.text.path=weights/umt5
 Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/wan_14b.py:tiny
 """

@@ -1,1 +1,1 @@
-"""Weights of other systems, in and out."""
+"""Other people's weights, in and out, without PyTorch."""

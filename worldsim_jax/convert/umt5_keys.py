@@ -12,7 +12,7 @@ under either name.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
+from flax import traverse_util
 import numpy as np
 
 from worldsim_jax.errors import UserError
@@ -23,11 +23,11 @@ class Place(NamedTuple):
   """Where a tensor lies in our parameters.
 
   Attributes:
-    path: names joined by '/'.
+    path: the names of its parameter, outermost first.
     layer: its row in the stack of layers, or None.
     transposed: whether ours is [in, out].
   """
-  path: str
+  path: tuple[str, ...]
   layer: int | None = None
   transposed: bool = False
 
@@ -59,12 +59,13 @@ _PREFIXES = ('blocks', 'encoder.block')
 def places(format_: str, num_layers: int = 24) -> dict[str, Place]:
   """The place of every tensor of a format, by its name there."""
   which = FORMATS.index(format_)
-  found = {f'{names[which]}.weight': Place(ours)
+  found = {f'{names[which]}.weight': Place(tuple(ours.split('/')))
            for ours, names in _OUTSIDE.items()}
   for layer in range(num_layers):
     for ours, names in _LAYER.items():
       name = f'{_PREFIXES[which]}.{layer}.{names[which]}.weight'
-      found[name] = Place(f'blocks/{ours}', layer, ours.endswith('kernel'))
+      path = ('blocks', *ours.split('/'))
+      found[name] = Place(path, layer, transposed=path[-1] == 'kernel')
   return found
 
 
@@ -98,7 +99,8 @@ def module(shapes: Mapping[str, tuple[int, ...]], dtype: str = 'float32'):
   """
   format_ = format_of(shapes)
   shapes = {name: shapes[given] for name, given in untied(shapes).items()}
-  own = {place.path: name for name, place in places(format_, 1).items()}
+  own = {'/'.join(place.path): name
+         for name, place in places(format_, 1).items()}
   missing = sorted(name for name in own.values() if name not in shapes)
   if missing:
     raise UserError(f'{missing[0]} is missing among the tensors of umT5.')
@@ -114,59 +116,50 @@ def module(shapes: Mapping[str, tuple[int, ...]], dtype: str = 'float32'):
 
 
 def to_params(weights: Mapping[str, np.ndarray]):
-  """Our parameters, of tensors in either format, all of them in memory.
+  """Our parameters, of tensors in either format.
+
+  Args:
+    weights: arrays by name, or what has `shape` and `read() -> array`, which is
+      called for one after the other.
 
   Raises:
     UserError: for a tensor that is missing, is not umT5's, or has another shape
       than the others imply.
   """
   found = {name: weights[given] for name, given in untied(weights).items()}
-  model = module({name: x.shape for name, x in found.items()})
-  known = places(format_of(found), model.num_layers)
+  encoder = module({name: x.shape for name, x in found.items()})
+  known = places(format_of(found), encoder.num_layers)
   for name in sorted(known.keys() ^ found.keys()):
     raise UserError(f'{name} is missing among the tensors of umT5.'
                     if name in known else f'{name} is no tensor of umT5.')
-  expected = _flat(umt5.shapes(model))
-  flat = {}
+  expected = traverse_util.flatten_dict(umt5.shapes(encoder))
   for name, place in known.items():
-    value = found[name].T if place.transposed else found[name]
-    wanted = expected[place.path].shape[0 if place.layer is None else 1:]
-    if value.shape != wanted:
-      wanted = wanted[::-1] if place.transposed else wanted
-      raise UserError(
-          f'{name} has shape {found[name].shape}, but umT5 of this size has '
-          f'{wanted}.')
+    wanted = expected[place.path].shape[place.layer is not None:]
+    wanted = wanted[::-1] if place.transposed else wanted
+    if tuple(found[name].shape) != wanted:
+      raise UserError(f'{name} has shape {tuple(found[name].shape)}, but umT5 '
+                      f'of this size has {wanted}.')
+  params = {}
+  for name, place in known.items():
+    read = getattr(found[name], 'read', None)
+    value = np.asarray(read() if read else found[name])
+    value = value.T if place.transposed else value
     if place.layer is None:
-      flat[place.path] = value
+      params[place.path] = value
     else:
-      stack = flat.setdefault(
+      stack = params.setdefault(
           place.path, np.empty(expected[place.path].shape, value.dtype))
       stack[place.layer] = value
-  return _nested(flat)
+  return traverse_util.unflatten_dict(params)
 
 
 def from_params(params, format_: str) -> dict[str, np.ndarray]:
   """The tensors of a format, of our parameters; the inverse of `to_params`."""
-  flat = _flat(params)
+  flat = traverse_util.flatten_dict(params)
   found = {}
-  for name, place in places(format_, len(flat['blocks/norm1/weight'])).items():
+  for name, place in places(
+      format_, len(flat['blocks', 'pos_embedding'])).items():
     value = np.asarray(flat[place.path])
     value = value if place.layer is None else value[place.layer]
     found[name] = np.ascontiguousarray(value.T if place.transposed else value)
   return found
-
-
-def _flat(tree) -> dict:
-  return {'/'.join(key.key for key in path): leaf for path, leaf
-          in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _nested(flat) -> dict:
-  tree = {}
-  for path, leaf in flat.items():
-    *parents, last = path.split('/')
-    node = tree
-    for name in parents:
-      node = node.setdefault(name, {})
-    node[last] = leaf
-  return tree

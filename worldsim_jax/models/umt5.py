@@ -62,7 +62,7 @@ class UMT5Encoder(nn.Module):
     table = self.param('token_embedding', nn.initializers.normal(1.),
                        (self.vocab, self.dim))
     # Only the rows that are needed change their type.
-    x_BLC = table[ids_BL].astype(self.dtype)
+    x_BLC = jnp.take(table, ids_BL, axis=0).astype(self.dtype)
     buckets_LL = bucket(
         relative_positions(ids_BL.shape[1]), self.num_buckets,
         self.max_distance)
