@@ -106,7 +106,7 @@ class UMT5KeysTest(parameterized.TestCase):
         (good | {'decoder.weight': good[name]}, 'decoder.weight is no tensor'),
         (good | {name: good[name][:-1]}, rf'{name} has shape \(9, 6\), but umT5'
          r' of this size has \(10, 6\)'),
-        ({'patch_embedding.weight': good[name]}, 'no weights of a umT5 encoder'),
+        ({'patch_embedding.weight': good[name]}, 'no weights of a umT5'),
         ({'token_embedding.weight': good['token_embedding.weight']},
          'blocks.0.attn.k.weight is missing')):
       with self.assertRaisesRegex(UserError, said):

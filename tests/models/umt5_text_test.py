@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import unittest
+from unittest import mock
 
 from absl.testing import absltest
 import jax
@@ -144,6 +145,14 @@ class UMT5TextTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, 'is not empty'):
       self.saved()
     umt5_text.load(folder)
+
+  def test_of_a_save_that_fails_nothing_is_left(self):
+    with mock.patch.object(umt5_text.checksums, 'write', side_effect=OSError(
+        28, 'No space left on device')):
+      with self.assertRaisesRegex(UserError, 'could not be written: no'):
+        self.saved()
+    self.assertFalse((self.root / 'umt5').exists())
+    self.saved()
 
   def test_other_encoders_take_no_path(self):
     with self.assertRaisesRegex(UserError, 'config.text.path=x .* umt5'):

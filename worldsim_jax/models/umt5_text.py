@@ -10,6 +10,7 @@ on one device.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -51,6 +52,8 @@ def save(folder, module: umt5.UMT5Encoder, params, tokenizer):
     (folder / source.name).write_bytes(source.read_bytes())
     describe(folder, module, jax.tree.leaves(params)[0].dtype)
   except (OSError, ValueError, *paths.remote_errors()) as e:
+    with contextlib.suppress(OSError):
+      folder.rmtree()
     raise UserError(
         f'{folder} could not be written: {paths.first_line(e)}') from e
 
@@ -72,7 +75,8 @@ def read(folder) -> tuple[umt5.UMT5Encoder, str]:
     UserError: if it is no folder of umT5.
   """
   if not folder:
-    raise UserError("config.text.path='' must name a folder of umT5 for "
+    raise UserError("config.text.path='' must name a folder of umT5, as "
+                    'models/umt5_text.py saves it, for '
                     "config.text.encoder='umt5'.")
   path = paths.folder(folder) / DESCRIPTION
   if not path.exists():
