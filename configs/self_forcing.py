@@ -4,11 +4,11 @@ The published recipe (Huang et al. 2025, arXiv 2506.08009, and its released
 code): 480x832, 21 latent frames, chunks of 3, four steps, 64 clips a step, the
 critic in every step and the student in every fifth, an average from the 200th
 update. Published cost: 600 steps in under 2 h on 64 H100. Here the student
-continues 3 given frames. Wan's weights and its text encoder cannot be read yet,
-and the command says so; --mode=fit and the laptop's size run.
+continues 3 given frames. Captions are embedded by umT5, of the folder
+config.text.path. Wan's own weights cannot be read yet.
 
 Command:  python -m worldsim_jax.main --config=configs/self_forcing.py \
-            --workdir=gs://bucket/self_forcing
+            --workdir=gs://bucket/self_forcing --config.text.path=weights/umt5
 Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/self_forcing.py:tiny
 """

@@ -4,7 +4,7 @@ As configs/wan_1_3b.py. Streaming on four chips wants the heads split between
 them: --config.mesh.fsdp=1 --config.mesh.tensor=4.
 
 Command:  python -m worldsim_jax.main --config=configs/wan_14b.py \
-            --workdir=gs://bucket/wan_14b
+            --workdir=gs://bucket/wan_14b --config.text.path=weights/umt5
 Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/wan_14b.py:tiny
 """

@@ -37,7 +37,7 @@ def wan(model, arg: str = '') -> ConfigDict:
   config.model.update(model | dict(
       image=False, parameterization='velocity', dtype='bfloat16',
       remat='full'))
-  config.text.update(dict(dim=4096, length=512))
+  config.text.update(dict(encoder='umt5', dim=4096, length=512))
   config.student.update(dict(
       chunk=3, context_frames=3, window=21, sink=0, weights_dtype='bfloat16'))
   config.tokenizer.update(dict(batch_size=64, clip_frames=17))
@@ -60,7 +60,7 @@ def tiny(config: ConfigDict):
   config.data.update(dict(height=48, width=64, actions=True, num_frames=60))
   config.vae.update(dict(decoder_widths=(8, 8, 8, 8), encoder_widths=(8, 8, 8),
                          time_strides=(2, 2, 1), patch=1, dtype='float32'))
-  config.text.update(dict(dim=0, length=0))
+  config.text.update(dict(encoder='null', dim=0, length=0))
   config.student.update(dict(window=6, sink=0))
   config.tokenizer.clip_frames = 5
   for name in config.stages[1:]:

@@ -56,11 +56,13 @@ SUBCLASSING = {}
 NOWHERE = frozenset({'tensorflow', 'torch'})
 HEAVY = NOWHERE | {
     'av',
+    'ftfy',
     'grain',
     'matplotlib',
     'orbax',
     'PIL',
     'safetensors',
+    'sentencepiece',
     'tensorboard',
     'tensorflow_datasets',
     'tokenizers',

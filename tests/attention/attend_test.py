@@ -25,7 +25,7 @@ def masked_by(kind):
   )
 
 
-def naive(q_BFNHD, k, v, mask_TS=None):
+def naive(q_BFNHD, k, v, mask_TS=None, bias_HTS=None):
   """The definition, head by head, in float64."""
   q, k, v = (
       np.asarray(x, np.float64).reshape(len(x), -1, *x.shape[3:])
@@ -35,6 +35,8 @@ def naive(q_BFNHD, k, v, mask_TS=None):
   for b in range(q.shape[0]):
     for h in range(q.shape[2]):
       logits = q[b, :, h] @ k[b, :, h].T / np.sqrt(q.shape[-1])
+      if bias_HTS is not None:
+        logits += bias_HTS[h]
       if mask_TS is not None:
         logits = np.where(mask_TS, logits, -np.inf)
       weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -103,6 +105,30 @@ class AttendTest(parameterized.TestCase):
     np.testing.assert_allclose(
         out, naive(self.q, text_k[:, :, :-3], text_v[:, :, :-3]), atol=2e-6
     )
+
+  def test_a_bias_is_added_to_the_logits_of_every_sample(self):
+    q, k, v = (x.reshape(B, 1, -1, H, D) for x in (self.q, self.k, self.v))
+    bias = np.random.default_rng(2).normal(size=(H, F * N, G * N))
+    out = jax.jit(attend)(q, k, v, bias_HNM=bias.astype(np.float32))
+    np.testing.assert_allclose(out, naive(q, k, v, None, bias), atol=2e-6)
+
+  def test_masked_keys_stay_masked_under_a_bias(self):
+    q, k, v = (x.reshape(B, 1, -1, H, D) for x in (self.q, self.k, self.v))
+    bias = np.full((H, F * N, G * N), 50, np.float32)  # e^50 times as likely.
+    bias[..., :-3] = 0
+    mask = np.broadcast_to(np.arange(G * N) < G * N - 3, (B, G * N))
+    out = jax.jit(attend)(q, k, v, key_mask_BM=mask, bias_HNM=bias)
+    np.testing.assert_allclose(
+        out, naive(q, k[:, :, :-3], v[:, :, :-3]), atol=2e-6
+    )
+
+  def test_a_bias_elsewhere_is_refused(self):
+    bias = np.zeros((H, N, N), np.float32)
+    with self.assertRaisesRegex(ValueError, 'tokens of one frame'):
+      attend(self.q, self.k, self.v, bias_HNM=bias)
+    one = self.q[:, :1]
+    with self.assertRaisesRegex(ValueError, 'config.model.attention'):
+      attend(one, one, one, implementation='splash', bias_HNM=bias)
 
   def test_two_kinds_of_mask_at_once_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'not both'):

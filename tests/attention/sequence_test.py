@@ -31,6 +31,10 @@ def case(name):
             'v': draw(2, *keys)}
   if name == 'text':
     arrays['key_mask_BM'] = np.arange(TEXT) < 1 + np.arange(B)[:, None]
+  if name == 'biased':  # Within a text: as many queries as keys.
+    arrays = {x: arrays[x][:, :1] for x in 'qkv'}
+    arrays['key_mask_BM'] = np.arange(N) < 4 + np.arange(B)[:, None]
+    arrays['bias_HNM'] = draw(4, H, N, N)
   if name == 'cached':  # One slot of the cache is empty.
     arrays['mask_FG'] = np.broadcast_to(np.arange(frames) != 1, (F, frames))
   if name == 'block_causal':
@@ -42,8 +46,8 @@ def case(name):
 def run(name, context=1, tensor=1, data=1):
   """(output, gradients of q, k, v, the compiled program)."""
   arrays, constants = case(name)
-  masks = {key: x for key, x in arrays.items() if 'mask' in key}
-  weights = draw(3, B, F, N, H, D)
+  masks = {key: x for key, x in arrays.items() if key not in 'qkv'}
+  weights = draw(3, *arrays['q'].shape)
 
   def weighted(q, k, v, masks):
     out = attend(q, k, v, **masks, **constants)
@@ -102,6 +106,9 @@ class SequenceTest(parameterized.TestCase):
     with jax.set_mesh(meshes.make_mesh({'data': 4, 'context': 2})):
       with self.assertRaisesRegex(ValueError, "'splash'.* is no ring"):
         attend(q, q, q, implementation='splash')
+
+  def test_a_bias_is_split_as_its_queries_and_heads_are(self):
+    self.check('biased', context=2, tensor=2, data=2)
 
   def test_tokens_that_do_not_divide_name_the_key(self):
     mesh = meshes.make_mesh({'context': 8})

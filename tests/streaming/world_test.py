@@ -1,9 +1,11 @@
 """A session: what it makes depends on its seed and actions, and on no more."""
 
 import io
+from unittest import mock
 
 from absl.testing import absltest
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from benchmarks.timing import compilations
 from tests.streaming import tiny_world
 from tests.streaming.tiny_world import ACTIONS
 from worldsim_jax.data import actions as action_lib
+from worldsim_jax.models import text_encoder
+from worldsim_jax.streaming.world import World
 
 
 def play(world, session, actions):
@@ -165,6 +169,21 @@ class BadInputTest(absltest.TestCase):
           ValueError, r'shape \(.*takes \[3\] or \[1, 3\] '
           r'\(config.student.chunk\)'):
         self.world.step(session, action)
+
+  def test_the_text_encoder_is_read_once(self):
+    config = tiny_world.config()
+    config.text.update(dict(encoder='umt5', dim=6, length=4, path='a/folder'))
+    world = World(config, {}, {}, np.zeros(0))
+    embed = lambda prompts: np.full((len(prompts), 4, 6), len(prompts[0]))
+    with mock.patch.object(text_encoder, 'make', return_value=embed) as make:
+      texts = [world.encode_text(prompt) for prompt in ('four', 'a', None)]
+    make.assert_called_once_with('umt5', 4, 'a/folder')
+    self.assertEqual([text[0, 0, 0] for text in texts], [4, 1, 0])
+
+  def test_a_world_of_before_there_were_paths_has_its_text(self):
+    config = tiny_world.config()
+    config.text = ml_collections.ConfigDict(dict(encoder='null', length=2))
+    self.assertEqual(text_encoder.of_config(config.text)(['']).shape, (1, 2, 0))
 
   def test_a_prompt_to_a_world_without_text_names_the_key(self):
     with self.assertRaisesRegex(ValueError, "config.text.encoder='null'"):

@@ -148,7 +148,7 @@ class LatentsTest(absltest.TestCase):
           latents_dir())
 
   def test_a_model_with_text_gets_the_embeddings_of_captions(self):
-    embed = lambda encoder, length: lambda prompts: np.full(
+    embed = lambda encoder, length, path: lambda prompts: np.full(
         (len(prompts), length, 2), len(prompts[0]))
     folders = []
     for length in (3, 5):

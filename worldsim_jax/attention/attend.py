@@ -1,13 +1,14 @@
 """The one attention entry of the project.
 
-  out = softmax(q kᵀ / √D + mask) v
+  out = softmax(q kᵀ / √D + bias + mask) v
 
 Queries and keys come as frames of tokens, [B, F, N, H, D], because masks are
 held at frame level and because that is how a sequence is split over devices:
 each holds some tokens of every frame (see `attention/sequence.py`).
 
 `implementation`:
-  'xla'    written out in jnp; runs everywhere; softmax in float32
+  'xla'    written out in jnp; runs everywhere; softmax in float32; the only
+           one that takes a bias
   'cudnn'  flash attention through jax.nn.dot_product_attention, NVIDIA GPUs,
            bf16/fp16
   'splash' JAX's kernel for TPUs, see attention/splash.py; without a mask, or
@@ -32,7 +33,7 @@ IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'splash')
 
 
 def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
-           implementation: str = 'auto', *, key_mask_BM=None):
+           implementation: str = 'auto', *, key_mask_BM=None, bias_HNM=None):
   """Attention of the tokens of F frames over those of G key frames.
 
   Args:
@@ -46,6 +47,8 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
     implementation: see the module docstring.
     key_mask_BM: bool, for G = 1: False for keys that nobody may read, such as
       the padding of a text; instead of mask_FG.
+    bias_HNM: for F = G = 1: what is added to the logits of all samples, such as
+      relative positions in a text; not with mask_FG.
 
   Returns:
     [B, F, N, H, D] in the dtype of q.
@@ -58,21 +61,36 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
         f'{IMPLEMENTATIONS} (config.model.attention).')
   if mask_FG is not None and key_mask_BM is not None:
     raise ValueError('attend takes mask_FG or key_mask_BM, not both.')
+  if bias_HNM is not None:
+    _check_bias(bias_HNM, q_BFNHD, k_BGMHD, mask_FG, implementation)
+    implementation = 'xla'
   local = functools.partial(
       _attend_allowed if isinstance(mask_FG, np.ndarray) else _attend_frames,
       implementation=implementation)
   return sequence.attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
-                         implementation)
+                         bias_HNM, implementation)
 
 
-def _attend_allowed(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+def _check_bias(bias_HNM, q_BFNHD, k_BGMHD, mask_FG, implementation):
+  (_, frames, tokens, heads, _), keys = q_BFNHD.shape, k_BGMHD.shape[1:3]
+  chex.assert_shape(bias_HNM, (heads, tokens, keys[1]))
+  if mask_FG is not None or frames != 1 or keys[0] != 1:
+    raise ValueError('attend takes a bias between the tokens of one frame, '
+                     'without mask_FG.')
+  if implementation not in ('auto', 'xla'):
+    raise ValueError(f'attention implementation={implementation!r} takes no '
+                     "bias; 'xla' does (config.model.attention).")
+
+
+def _attend_allowed(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
                     implementation):
   """Attention of each group of frames that read the same frames, one by one."""
   groups = {}  # frames that are read -> frames that read them
   for frame, row in enumerate(mask_FG):
     groups.setdefault(tuple(np.flatnonzero(row)), []).append(frame)
   out = [_attend_frames(_frames(q_BFNHD, readers), _frames(k_BGMHD, read),
-                        _frames(v_BGMHD, read), None, None, implementation)
+                        _frames(v_BGMHD, read), None, key_mask_BM, bias_HNM,
+                        implementation)
          for read, readers in groups.items()]
   order = np.argsort(np.concatenate(list(groups.values())))
   return _frames(jnp.concatenate(out, axis=1), order)
@@ -89,7 +107,7 @@ def _frames(x_BFNHD, indices):
   return jnp.concatenate(runs, axis=1)
 
 
-def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
                    implementation):
   """All pairs of tokens, by the implementation that was chosen."""
   q, k, v = (x.reshape(x.shape[0], -1, *x.shape[3:])
@@ -122,17 +140,20 @@ def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
     out = jax.nn.dot_product_attention(
         q, k, v, mask=mask, implementation='cudnn')
   else:
-    out = _attend_xla(q, k, v, mask_FG, key_mask_BM)
+    out = _attend_xla(q, k, v, mask_FG, key_mask_BM, bias_HNM)
   return out.reshape(q_BFNHD.shape)
 
 
-def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS):
+def _attend_xla(q_BTHD, k_BSHD, v_BSHD, mask_FG, key_mask_BS,
+                bias_HTS=None):
   # Heads in front: on CPU the product of [B, T, H, D] operands runs at a tenth
   # of the speed of [B, H, T, D] ones.
   q, k, v = (x.swapaxes(1, 2) for x in (q_BTHD, k_BSHD, v_BSHD))
   scale = q.shape[-1] ** -0.5
   logits = jnp.einsum('bhtd,bhsd->bhts', q * scale, k,
                       preferred_element_type=jnp.float32)
+  if bias_HTS is not None:
+    logits += bias_HTS
   if mask_FG is not None:
     logits = _mask_frames(logits, mask_FG)
   if key_mask_BS is not None:

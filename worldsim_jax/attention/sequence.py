@@ -34,12 +34,13 @@ _AXIS = 'context'
 _TOKENS, _HEADS = 2, 3  # Dimensions of [B, F, N, H, D].
 
 
-def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
+def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
            implementation: str = 'auto'):
   """Runs `local` where all pairs that it needs are on one device.
 
   Args:
-    local: (q, k, v, mask_FG, key_mask_BM) -> out, for what is on one device.
+    local: (q, k, v, mask_FG, key_mask_BM, bias_HNM) -> out, for what is on one
+      device.
     implementation: of `local`; the ring is its own.
     (others: as in `attention.attend`; whole arrays, split or not.)
 
@@ -49,19 +50,20 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
   """
   sizes = layout.ambient_sizes()
   if math.prod(sizes.values()) == 1:
-    return local(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM)
+    return local(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM)
   context = sizes.get(_AXIS, 1)
   tokens, heads = q_BFNHD.shape[_TOKENS], q_BFNHD.shape[_HEADS]
   if tokens % context:
     raise ValueError(
         f'{tokens} tokens of a frame cannot be split over {context} devices '
         '(config.mesh.context).')
-  is_cross = key_mask_BM is not None or k_BGMHD.shape[_TOKENS] != tokens
+  is_cross = (key_mask_BM is not None or bias_HNM is not None
+              or k_BGMHD.shape[_TOKENS] != tokens)
   batch = layout.batch_axes(len(q_BFNHD))
   # Kernels are not split by the compiler: each gets what its device holds.
   split_heads = layout.dividing(heads, ('tensor',), sizes)
-  queries = PartitionSpec(
-      batch, None, _AXIS if context > 1 else None, split_heads)
+  split_tokens = _AXIS if context > 1 else None
+  queries = PartitionSpec(batch, None, split_tokens, split_heads)
   keys = PartitionSpec(batch, None, None, split_heads) if is_cross else queries
   own_heads = heads // (sizes['tensor'] if split_heads else 1)
   is_ring = context > 1 and not is_cross and own_heads % context != 0
@@ -77,34 +79,31 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
   else:
     run = functools.partial(_all_to_all, local)
   # A constant mask stays a constant; any other is an argument like the rest.
-  arguments, specs = [q_BFNHD, k_BGMHD, v_BGMHD], [queries, keys, keys]
-  is_traced = isinstance(mask_FG, jax.Array)
-  if is_traced:
-    arguments, specs = [*arguments, mask_FG], [*specs, PartitionSpec()]
-  if key_mask_BM is not None:
-    arguments = [*arguments, key_mask_BM]
-    specs = [*specs, PartitionSpec(batch)]
+  constant = None if isinstance(mask_FG, jax.Array) else mask_FG
+  others = (mask_FG if constant is None else None, key_mask_BM, bias_HNM)
+  specs = (PartitionSpec(), PartitionSpec(batch),
+           PartitionSpec(split_heads, split_tokens))
+  specs = tuple(spec if x is not None else None
+                for x, spec in zip(others, specs))
 
-  def manual(q, k, v, *masks):
-    masks = list(masks)
-    mask = masks.pop(0) if is_traced else mask_FG
-    return run(q, k, v, mask, masks.pop() if masks else None)
+  def manual(q, k, v, mask, key_mask, bias):
+    return run(q, k, v, constant if mask is None else mask, key_mask, bias)
 
   return jax.shard_map(
-      manual, in_specs=tuple(specs), out_specs=queries, check_vma=False)(
-          *arguments)
+      manual, in_specs=(queries, keys, keys, *specs), out_specs=queries,
+      check_vma=False)(q_BFNHD, k_BGMHD, v_BGMHD, *others)
 
 
-def _all_to_all(local, q, k, v, mask_FG, unused_key_mask):
+def _all_to_all(local, q, k, v, mask_FG, *unused_of_cross):
   """Tokens to heads, attention, heads to tokens."""
   exchange = functools.partial(lax.all_to_all, axis_name=_AXIS, tiled=True)
   q, k, v = (exchange(x, split_axis=_HEADS, concat_axis=_TOKENS)
              for x in (q, k, v))
-  out = local(q, k, v, mask_FG, None)
+  out = local(q, k, v, mask_FG, None, None)
   return exchange(out, split_axis=_TOKENS, concat_axis=_HEADS)
 
 
-def _ring(q_BFNHD, k_BGNHD, v_BGNHD, mask_FG, unused_key_mask):
+def _ring(q_BFNHD, k_BGNHD, v_BGNHD, mask_FG, *unused_of_cross):
   """Eq. (1), with keys and values passed on after each block."""
   size = lax.axis_size(_AXIS)
   neighbours = [(i, (i + 1) % size) for i in range(size)]

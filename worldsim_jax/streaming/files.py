@@ -15,6 +15,7 @@ import numpy as np
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
+from worldsim_jax.storage import arrays
 from worldsim_jax.storage import checksums
 from worldsim_jax.storage import paths
 from worldsim_jax.streaming.world import World
@@ -83,13 +84,7 @@ def load(path, with_student: bool = True) -> World:
       shapes['student'] = {}
   with _readable(directory / PARAMS):
     # To one device of this machine, whatever the world was trained on.
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    expected = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        shapes)
-    with _checkpointer() as checkpointer:
-      variables = checkpointer.restore(
-          paths.absolute(directory / PARAMS), expected)
+    variables = arrays.load(directory / PARAMS, shapes)
   with _readable(directory / STARTS), (directory / STARTS).open('rb') as f:
     starts = np.load(f)['frames']
   return World(config, variables['student'], variables['vae'], starts)
@@ -140,10 +135,7 @@ def _write(world, directory, extra):
   (directory / CONFIG).write_text(world.config.to_json(indent=2))
   with (directory / STARTS).open('wb') as f:
     np.savez_compressed(f, frames=world.starts)
-  with _checkpointer() as checkpointer:
-    # Of one process's own devices, Orbax saves only what is on the host.
-    checkpointer.save(paths.absolute(directory / PARAMS),
-                      jax.tree.map(np.asarray, world.variables))
+  arrays.save(directory / PARAMS, world.variables)
   for name, content in extra.items():
     (directory / name).write_bytes(content)
   checksums.write(directory)
@@ -183,12 +175,3 @@ def _readable(path):
           zipfile.BadZipFile) as e:
     raise UserError(f'{path} is damaged, or does not fit the files beside it: '
                     f'{paths.first_line(e)}') from e
-
-
-def _checkpointer():
-  import orbax.checkpoint as ocp  # slow to import
-
-  alone = jax.process_index()
-  return ocp.StandardCheckpointer(
-      multiprocessing_options=ocp.options.MultiprocessingOptions(
-          primary_host=alone, active_processes={alone}))

@@ -153,8 +153,11 @@ class World:
     """Text embeddings [B, L, C], or None for a model without text."""
     if not self.model.text_dim:
       return None
-    text = self.config.text
-    return text_encoder.make(text.encoder, text.length)(prompts)
+    return self._text_encoder(prompts)
+
+  @functools.cached_property
+  def _text_encoder(self):
+    return text_encoder.of_config(self.config.text)
 
   def start(self, variables, frames_BPHWC, actions_BPA, text, key) -> Session:
     """Reads the first frames into a session; pure.

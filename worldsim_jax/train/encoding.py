@@ -48,9 +48,9 @@ class Encoder:
     self._vae, self._dtype = vae, jnp.dtype(dtype)
     self._embed = None
     if text.dim:
-      self._embed = text_encoder.make(text.encoder, text.length)
+      self._embed = text_encoder.of_config(text)
     weights = digest(variables)
-    self.name = f'latents-{weights}-{text.encoder}{text.length}-{dtype}'
+    self.name = f'latents-{weights}-{text_encoder.name_of(text)}-{dtype}'
     self.metadata = {
         'latents': {'tokenizer': weights, 'dtype': dtype,
                     'text_encoder': text.encoder},

@@ -39,7 +39,7 @@ FILMS = 64  # to fit and measure latents on
 # What a checkpoint does not depend on: where things are, and how a machine
 # computes the same.
 _IRRELEVANT = frozenset({
-    'data.dir', 'data.num_workers', 'student.weights_dtype'})
+    'data.dir', 'data.num_workers', 'student.weights_dtype', 'text.path'})
 _OF_THE_MACHINE = frozenset({'remat', 'attention', 'unroll', 'offload'})
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 

@@ -232,8 +232,8 @@ def _check_loop(config):
 def _check_text(config):
   """Benchmarks have text of any size without an encoder."""
   text = config.text
-  text_encoder.check(text.encoder, text.length)
-  made = text_encoder.ENCODERS[text.encoder].dim
+  text_encoder.check(text.encoder, text.length, text.path)
+  made = text_encoder.channels(text.encoder, text.path)
   if text.dim not in (0, made):
     raise UserError(
         f'config.text.dim={text.dim} must be 0{f" or {made}" if made else ""} '
