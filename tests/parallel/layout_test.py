@@ -28,7 +28,7 @@ class SpecTest(parameterized.TestCase):
       ('params/net/blocks/cross_attn/k/bias', (4, 8), P(None, 'tensor')),
       ('params/net/time_projection_1/kernel', (8, 48), P('fsdp', 'tensor')),
       ('params/vae/encoder/conv/kernel', (3, 3, 4, 8),
-       P(None, None, None, 'fsdp')),
+       P(None, None, None, None)),
       ('params/net/blocks/modulation', (4, 6, 8), P()),
       ('step', (), P()))
   def test_it_follows_from_the_path(self, path, shape, expected):
