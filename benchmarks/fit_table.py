@@ -139,7 +139,7 @@ def _line(row, program, numbers) -> str:
   if get('roofline_(s)') is not None:
     at_peak += f' ({max(limits, key=limits.get)})'
   cells = [
-      f'`{row.config}.py`', row.topology, program,
+      ' '.join([f'`{row.config}.py`', *row.overrides]), row.topology, program,
       f'{number(get("total_(GiB)"), ".2f")} of '
       f'{number(get("limit_(GiB)"), ".2f")}',
       number(get('arguments_(GiB)'), '.2f'),
