@@ -88,8 +88,8 @@ class WanVAEParityTest(parameterized.TestCase):
       flat[path] = np.float32(transform(x))
     params = traverse_util.unflatten_dict(flat)
     expected = jax.eval_shape(vae.init, jax.random.key(0), video)['params']
-    self.assertEqual(
-        jax.tree.map(np.shape, params), jax.tree.map(lambda x: x.shape, expected))
+    shapes = jax.tree.map(lambda x: x.shape, expected)
+    self.assertEqual(jax.tree.map(np.shape, params), shapes)
     return {'params': params}
 
   def assertParity(self, found, expected):

@@ -124,10 +124,12 @@ def _in_tiles(run: Callable, x_BFHWC, tile, overlap, scale_in, scale_out):
 
 def _starts(size: int, tile: int, overlap: int):
   """Where tiles begin that cover `size` and overlap by at least `overlap`."""
+  if size <= tile:
+    return np.zeros(1, int)
   if not 0 <= overlap < tile:
     raise ValueError(
         f'Tiles of {tile} latents cannot overlap by {overlap}: overlap must '
-        'be at least 0 and smaller than the tile and the frame.')
+        'be at least 0 and smaller than the tile.')
   return np.array([*range(0, size - tile, tile - overlap), size - tile])
 
 

@@ -28,8 +28,8 @@ underscore (`convert/wan_vae_keys.py` has the map, also for diffusers):
       is  encoder/downsamples_0/residual_2/kernel  (OITHW -> THWIO)
 
 Pixels are in [0, 1] here, as in `tiny_vae`; the layers see [-1, 1]. Latents are
-(z - mean) / std per channel, as Wan's diffusion models read and write them, with
-z the posterior's mean: nothing is sampled.
+(z - mean) / std per channel, as Wan's diffusion models read and write them,
+with z the posterior's mean: nothing is sampled.
 
 P pixel frames, F latent frames.
 """

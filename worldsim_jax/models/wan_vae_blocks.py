@@ -6,8 +6,8 @@ A causal convolution with K taps and stride s over frames x_0, x_1, ... is
 
 where * is a 2D convolution of one frame and frames before x_0 are zeros. So it
 is computed: K 2D convolutions of all frames at once, with time folded into the
-batch and the zero frames left out. On CPU that takes a quarter to a half of the
-time of XLA's 3D convolution, and it is all that accelerators need either.
+batch and the zero frames left out. On CPU that took 0.2 to 0.6 of the time of
+XLA's 3D convolution (32 to 384 channels, jax 0.10).
 
 What a convolution must remember of a video whose beginning it has seen are its
 last K - s input frames; `Past` hands them around.
@@ -135,7 +135,7 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """x + conv(silu(norm(conv(silu(norm(x)))))); x is projected if widths differ."""
+  """x + conv(silu(norm(conv(silu(norm(x)))))), x projected if widths differ."""
   features: int
   dtype: Any
 
