@@ -1,5 +1,7 @@
 """Every tensor of a Wan VAE has one place, under its name in either format."""
 
+import hashlib
+
 from absl.testing import absltest
 from absl.testing import parameterized
 from flax import traverse_util
@@ -38,6 +40,12 @@ PAIRS = (
 )
 
 
+# Of the lines 'name (shape)' of the original torch class, sorted.
+PUBLISHED = (
+    '3d5b088112ea6071d1e061acd5c7c8b2'
+    'd05e0300a6348051d5f85e78cba6fb4a')
+
+
 class WanVAEKeysTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2, 3)
@@ -61,6 +69,19 @@ class WanVAEKeysTest(parameterized.TestCase):
         for path in params)
     self.assertEqual(shared, 0)
     self.assertLen(names, 2 * len(params))
+
+  def test_the_original_s_names_and_shapes_are_the_published_ones(self):
+    params = jax.eval_shape(
+        wan_vae.WanVAE().init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
+    lines = []
+    for path, leaf in traverse_util.flatten_dict(params['params']).items():
+      name, transform = wan_vae_keys.from_ours(path)
+      # A broadcast zero has a shape and no memory.
+      shape = transform(np.broadcast_to(np.float32(0), leaf.shape)).shape
+      lines.append(f'{name} {shape}')
+    self.assertLen(lines, 194)
+    digest = hashlib.sha256('\n'.join(sorted(lines)).encode())
+    self.assertEqual(digest.hexdigest(), PUBLISHED)
 
   @parameterized.parameters(*PAIRS)
   def test_known_pairs_share_a_place(self, original, diffusers):
