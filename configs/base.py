@@ -50,7 +50,8 @@ def get_config() -> ConfigDict:
     pace.optimizer.update(dict(b1=0., schedule='constant'))
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
-      teacher_steps=16, teacher_window=6, guidance_scale=1., film_clips=4))
+      teacher_steps=16, teacher_sampler='euler', teacher_window=6,
+      guidance_scale=1., film_clips=4))
   config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
       slice=1, data=-1, fsdp=1, context=1, tensor=1))
   config.loop = ConfigDict(dict(
