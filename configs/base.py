@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
       dim=256, ffn_dim=1024, num_heads=4, num_layers=4, patch=(2, 2),
       freq_dim=256, image=True, image_halo=1, coordinates=False,
       steered=False, parameterization='residual', residual_std=0.7,
-      gate_init=0., dtype='float32', remat='none', unroll=1,
+      gate_init=0., dtype='float32', policy='mixed', remat='none', unroll=1,
       attention='auto'))
   config.text = ConfigDict(dict(encoder='null', dim=0, length=0))
   config.student = ConfigDict(dict(

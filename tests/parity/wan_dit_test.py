@@ -191,8 +191,8 @@ class WanDitParityTest(parameterized.TestCase):
   @parameterized.parameters(*CASES)
   def test_the_velocity_is_that_of_diffusers(self, name):
     theirs, ours = results(name)
-    # Float32 gives 1e-6; diffusers' frequencies of the time embedding are in
-    # float32, wrong by 6e-7, and are multiplied with timesteps up to 1000.
+    # 7e-6 was seen: float32, and diffusers' frequencies of the time embedding,
+    # wrong by 6e-7 in float32, are multiplied with timesteps up to 1000.
     self.assertLess(relative(ours[0], theirs[0]), 1e-4)
 
   @parameterized.parameters(*CASES)
@@ -225,9 +225,10 @@ class WanDitParityTest(parameterized.TestCase):
     params = wan_dit_keys.to_tree(weights)
     rms = lambda x: float(np.sqrt(np.mean(np.square(x))))
     bound = rms(theirs - exact)
-    # Their errors are of a few layers' roundings of 2^-9. Ours come from other
-    # orders of sums, and are an independent draw: 1.25 for the chance of it.
-    for policy, factor in (('mixed', 1.25), ('wan', 1.25), ('pure', 4)):
+    # Their errors are a few layers' roundings of 2^-9. Ours come from other
+    # orders of sums, an independent draw, hence 1.25. 'pure' also rounds what
+    # diffusers keeps in float32, 'wan' keeps more.
+    for policy, factor in (('mixed', 1.25), ('wan', 1.), ('pure', 1.6)):
       ours = np.asarray(jax.jit(functools.partial(
           our_velocity, our_model(case, dtype='bfloat16', policy=policy), case,
           given))(params, given['x'], given['t']))

@@ -37,8 +37,9 @@ _WRAPPERS = re.compile(
 _FRONT = re.compile(r'^(?:(?:module|model|diffusion_model|generator)\.)+')
 # What a file may hold besides the transformer: the discriminator of Self
 # Forcing's GAN, a table that is made anew, a norm that nothing reads.
-_NOT_OURS = re.compile(r'(?:_cls_pred_branch|_register_tokens|_gan_ca_blocks)\.?'
-                       r'|freqs$|.*\.norm_added_q\.')
+_NOT_OURS = re.compile(
+    r'(?:_cls_pred_branch|_register_tokens|_gan_ca_blocks)\.?|freqs$'
+    r'|.*\.norm_added_q\.')
 
 
 class Place(NamedTuple):
@@ -128,6 +129,20 @@ def bare(name: str) -> str:
   return _FRONT.sub('', _WRAPPERS.sub('', name))
 
 
+def bare_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The same by their bare names.
+
+  Raises:
+    UserError: if two of them have the same.
+  """
+  found = {}
+  for name, x in tensors.items():
+    if bare(name) in found:
+      raise UserError(f'{bare(name)} is there twice, once as {name}.')
+    found[bare(name)] = x
+  return found
+
+
 def split_group(name: str) -> tuple[str | None, str]:
   """(the network of GROUPS or None, the bare name) of 'generator/model.x'."""
   group, name = _GROUP.fullmatch(name).groups()
@@ -195,8 +210,9 @@ def names(params, family: str) -> dict[str, Place]:
       for layer in range(x.shape[0]):
         found[f'blocks.{layer}.{name}'] = Place(path, layer, layout)
     else:
-      raise UserError(f'{"/".join(path)} is a parameter that Wan does not have: '
-                      'this model cannot be written in a format of Wan.')
+      raise UserError(
+          f'{"/".join(path)} is a parameter that Wan does not have: this model '
+          'cannot be written in a format of Wan.')
   return found
 
 
@@ -273,7 +289,7 @@ def to_tree(tensors: Mapping[str, np.ndarray]):
   Raises:
     UserError: if the tensors are not those of one Wan transformer.
   """
-  tensors = {bare(name): x for name, x in tensors.items()}
+  tensors = bare_names(tensors)
   shapes = {name: x.shape for name, x in tensors.items()}
   fields = model_fields(shapes)
   expected = params_of(fields)
@@ -312,8 +328,8 @@ def model_fields(shapes: Mapping[str, tuple[int, ...]],
       by_path.setdefault(where.path, []).append(tuple(shape))
   def first(*path):
     if path not in by_path:
-      raise UserError(f'{"/".join(path)} is missing among the tensors, of which '
-                      f'there are {len(shapes)}.')
+      raise UserError(f'{"/".join(path)} is missing among the {len(shapes)} '
+                      'tensors.')
     return by_path[path][0]
 
   dim, channels, _, *patch = first('patch_embedding', 'kernel')
@@ -321,7 +337,8 @@ def model_fields(shapes: Mapping[str, tuple[int, ...]],
   fields = dict(
       dim=dim, ffn_dim=first('blocks', 'ffn_0', 'kernel')[0],
       num_heads=max(dim // head_dim, 1),
-      num_layers=len(by_path.get(('blocks', 'modulation'), ())), latent_channels=latent,
+      num_layers=len(by_path.get(('blocks', 'modulation'), ())),
+      latent_channels=latent,
       patch=tuple(patch), freq_dim=first('time_embedding_0', 'kernel')[1],
       text_dim=first('text_embedding_0', 'kernel')[1],
       concatenated_channels=channels - latent)

@@ -6,6 +6,7 @@ action. That is also what guidance dropout does, so the unconditional prediction
 is simply the prediction with the stream masked.
 """
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,26 @@ class Conditioning:
           drop.reshape(-1, *[1] * (known.ndim - 1)), unknown, known)
 
     return jax.tree.map(pick, full, none)
+
+
+def given_frames(latents_BFHWC, given_P):
+  """`Conditioning.concatenated` of Wan's image-to-video models.
+
+  Args:
+    latents_BFHWC: of a video with grey (zero) frames where none is given.
+    given_P: bool, of its 1 + 4 (F - 1) pixel frames.
+
+  Returns:
+    [B, F, H, W, 4 + C]. The first latent frame is of one pixel frame, which
+    counts four times.
+  """
+  frames = latents_BFHWC.shape[1]
+  chex.assert_shape(given_P, (1 + 4 * (frames - 1),))
+  known = jnp.asarray(given_P, latents_BFHWC.dtype)
+  known_F4 = jnp.concatenate([jnp.repeat(known[:1], 3), known]).reshape(-1, 4)
+  mask = jnp.broadcast_to(
+      known_F4[:, None, None], (*latents_BFHWC.shape[:-1], 4))
+  return jnp.concatenate([mask, latents_BFHWC], axis=-1)
 
 
 def _known(stream, mask):

@@ -12,8 +12,8 @@ Teacher, student and critic are this one module; what differs is data: an
 
 (Wan Team 2025, arXiv 2503.20314, Sec. 4.2; the numbers are from the released
 code.) Its image-to-video models read two streams more, `concatenated` channels
-and `clip` tokens. The other streams are ours; each ends in a zero-initialised layer, so
-a pretrained model is unchanged until they are trained:
+and `clip` tokens. The other streams are ours; each ends in a zero-initialised
+layer, so a pretrained model is unchanged until they are trained:
 
   actions  MLP, added to e per frame
   image    latents of the frame to continue from, patchified, added to tokens
