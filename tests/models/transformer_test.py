@@ -181,7 +181,7 @@ class TransformerTest(parameterized.TestCase):
     v = self.apply(given=given, params=params, **streams)
     np.testing.assert_array_equal(  # Which are zeros.
         v, self.apply(params=params, **streams))
-    told = given.replace(clip=given.clip + 1)
+    told = given.replace(clip=draw(B, 4, 6))
     self.assertGreater(
         float(abs(self.apply(given=told, params=params, **streams) - v).max()),
         1e-3)
