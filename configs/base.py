@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
       dim=256, ffn_dim=1024, num_heads=4, num_layers=4, patch=(2, 2),
       freq_dim=256, image=True, image_halo=1, coordinates=False,
       steered=False, parameterization='residual', residual_std=0.7,
-      gate_init=0., dtype='float32', remat='none', unroll=1,
+      gate_init=0., dtype='float32', policy='mixed', remat='none', unroll=1,
       attention='auto'))
   config.text = ConfigDict(dict(  # path: the folder of a umt5
       encoder='null', dim=0, length=0, path=''))
@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     pace.optimizer.update(dict(b1=0., schedule='constant'))
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
-      teacher_steps=16, teacher_window=6, guidance_scale=1., film_clips=4))
+      teacher_steps=16, teacher_sampler='euler', teacher_window=6,
+      guidance_scale=1., film_clips=4))
   config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
       slice=1, data=-1, fsdp=1, context=1, tensor=1))
   config.loop = ConfigDict(dict(

@@ -103,6 +103,24 @@ class FlowTest(parameterized.TestCase):
         flow.sampling_sigmas(4, 5.0), [1, 0.9375, 5 / 6, 0.625], rtol=1e-6
     )
 
+  def test_the_grids_upstream_begin_with_a_little_data(self):
+    begin = lambda grid: flow.sampling_sigmas(50, 5.0, grid)[0]
+    shifted = 5 * 0.999 / (1 + 4 * 0.999)
+    self.assertEqual(begin('wan'), np.float32(shifted))
+    self.assertEqual(begin('diffusers_unipc'), np.float32(1 - 1e-6))
+    self.assertEqual(begin('diffusers_euler'), 1)
+
+  @parameterized.parameters(*flow.GRIDS)
+  def test_grids_are_constants_that_decrease(self, grid):
+    sigmas = flow.sampling_sigmas(50, 5.0, grid)
+    self.assertIsInstance(sigmas, np.ndarray)
+    self.assertEqual((sigmas.shape, sigmas.dtype), ((50,), np.float32))
+    self.assertTrue(np.all(np.diff(sigmas) < 0) and sigmas[-1] > 0)
+
+  def test_whole_timesteps_are_rounded_down(self):
+    np.testing.assert_array_equal(
+        flow.whole_timesteps(4, 5.0, 'uniform'), [1000, 937, 833, 625])
+
   def test_training_levels_are_uniform_then_shifted_and_clipped(self):
     draw = jax.jit(flow.uniform_sigmas, static_argnums=(1, 2, 3, 4))
     plain = draw(jax.random.key(0), (1000,))

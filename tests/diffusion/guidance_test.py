@@ -1,4 +1,4 @@
-"""Guidance: one form, and how the published numbers translate to it."""
+"""Guidance: two forms, and how the numbers of one translate to the other."""
 
 from absl.testing import absltest
 import numpy as np
@@ -35,9 +35,9 @@ class GuidanceTest(absltest.TestCase):
     self.cond = Denoiser()(self.x, self.t, self.given)
     self.uncond = Denoiser()(self.x, self.t, self.unknown)
 
-  def guided(self, scale):
+  def guided(self, scale, **form):
     denoiser = Denoiser()
-    fn = guidance.guided(denoiser, self.given, self.unknown, scale)
+    fn = guidance.guided(denoiser, self.given, self.unknown, scale, **form)
     return fn(self.x, self.t), denoiser.batches
 
   def test_scale_1_is_the_conditional_prediction_alone(self):
@@ -59,6 +59,21 @@ class GuidanceTest(absltest.TestCase):
   def test_upstream_scale_is_ours_less_one(self):
     upstream = self.cond + 3.0 * (self.cond - self.uncond)
     np.testing.assert_allclose(self.guided(4.0)[0], upstream, atol=1e-5)
+
+  def test_the_form_of_upstream_can_be_had_too(self):
+    upstream = self.cond + 3.0 * (self.cond - self.uncond)
+    v, batches = self.guided(3.0, form='extra')
+    np.testing.assert_allclose(v, upstream, atol=1e-5)
+    self.assertEqual(batches, [2 * B])
+
+  def test_in_the_form_of_upstream_scale_0_is_no_guidance(self):
+    v, batches = self.guided(0.0, form='extra')
+    np.testing.assert_array_equal(v, self.cond)
+    self.assertEqual(batches, [B])
+
+  def test_another_form_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "form='cfg' is not one of"):
+      self.guided(3.0, form='cfg')
 
   def test_equal_predictions_need_no_guidance_whatever_the_scale(self):
     np.testing.assert_array_equal(

@@ -11,7 +11,12 @@ from worldsim_jax.diffusion import samplers
 SHAPE = (2, 3, 2, 2, 4)
 
 
-class EulerTest(parameterized.TestCase):
+BOTH = parameterized.named_parameters(
+    ('euler', samplers.euler), ('unipc', samplers.unipc)
+)
+
+
+class ManyStepsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -22,20 +27,31 @@ class EulerTest(parameterized.TestCase):
     """The true velocity where the data are a single sample."""
     return flow.velocity_from_x0(x, self.x0, timesteps / 1000)
 
-  @parameterized.parameters(1, 3)
-  def test_a_single_datum_is_reached(self, num_steps):
-    x = samplers.euler(
-        self.towards_the_datum, self.noise, flow.sampling_sigmas(num_steps, 3.0)
+  @parameterized.product(name=tuple(samplers.SAMPLERS), num_steps=(1, 2, 5))
+  def test_a_single_datum_is_reached(self, name, num_steps):
+    sampler = samplers.SAMPLERS[name]
+    x = sampler.sample(
+        self.towards_the_datum, self.noise, sampler.sigmas(num_steps, 3.0)
     )
     # The last step subtracts what is left of the noise, up to rounding.
-    np.testing.assert_allclose(x, self.x0, atol=1e-6)
+    np.testing.assert_allclose(x, self.x0, atol=2e-6)
 
-  def test_steps_add_up_to_the_whole_way(self):
+  @BOTH
+  def test_steps_add_up_to_the_whole_way(self, sample):
     constant = lambda x, t: np.full(x.shape, 2, np.float32)
-    x = samplers.euler(constant, self.noise, np.float32([0.9, 0.5, 0.1]))
+    x = sample(constant, self.noise, np.float32([0.9, 0.5, 0.1]))
     np.testing.assert_allclose(x, self.noise - 0.9 * 2, atol=1e-6)
 
-  def test_given_frames_stay_and_the_network_sees_them_clean(self):
+  @BOTH
+  def test_the_network_is_told_the_timesteps_that_are_given(self, sample):
+    told = lambda x, t: np.ones(x.shape, np.float32) * t[:, :, None, None, None]
+    x = sample(told, self.noise, np.float32([1.0]), timesteps_K=[7])
+    np.testing.assert_allclose(x, self.noise - 7, atol=1e-6)
+    x = sample(told, self.noise, np.float32([0.5]))
+    np.testing.assert_allclose(x, self.noise - 0.5 * 500, rtol=1e-6)
+
+  @BOTH
+  def test_given_frames_stay_and_the_network_sees_them_clean(self, sample):
     mask = np.array([True, False, False])
 
     def velocity_fn(x, timesteps):
@@ -49,11 +65,36 @@ class EulerTest(parameterized.TestCase):
       )
       return v + 1e3 * leaked
 
-    x = samplers.euler(
-        velocity_fn, self.noise, np.float32([1.0]), (mask, self.x0)
-    )
+    x = sample(velocity_fn, self.noise, np.float32([1.0]), (mask, self.x0))
     np.testing.assert_array_equal(x[:, 0], self.x0[:, 0])
     np.testing.assert_allclose(x[:, 1:], self.x0[:, 1:], atol=1e-6)
+
+
+class OrderTest(parameterized.TestCase):
+  """Gaussian data of deviation s: x_σ / √((1-σ)² s² + σ²) never changes."""
+
+  DEVIATION = 0.3
+
+  def velocity(self, x, timesteps):
+    sigma = timesteps[:, :, None, None, None] / 1000
+    variance = ((1 - sigma) * self.DEVIATION) ** 2 + sigma**2
+    return x * (sigma - (1 - sigma) * self.DEVIATION**2) / variance
+
+  def error(self, name, num_steps):
+    start = np.ones((1, 1, 1, 1, 1), np.float32)
+    # To where a last step, which is of order 1 in any case, does not matter.
+    sigmas = np.linspace(1, 0.01, num_steps, dtype=np.float32)
+    x = samplers.SAMPLERS[name].sample(self.velocity, start, sigmas)
+    return abs(float(x.item()) - self.DEVIATION)
+
+  # Twice the steps of a method of order p leave 2^-p of its error.
+  @parameterized.parameters(('euler', 1), ('unipc', 3))
+  def test_more_steps_pay_according_to_the_order(self, name, order):
+    few, many = self.error(name, 40), self.error(name, 80)
+    self.assertAlmostEqual(np.log2(few / many), order, delta=0.1)
+
+  def test_the_multistep_method_is_much_closer(self):
+    self.assertLess(self.error('unipc', 80), self.error('euler', 80) / 10)
 
 
 class RenoiseTest(absltest.TestCase):

@@ -138,6 +138,21 @@ class PlayTest(absltest.TestCase):
             params=trained()['undistilled']))
     self.assertTrue(np.any(played()['undistilled'] != played()['student']))
 
+  def test_the_teacher_is_sampled_as_the_config_says(self):
+    world = tiny_world.make()
+    world = tiny_world.World(
+        config(teacher_sampler='unipc', teacher_steps=3), *(
+            world.params, world.vae_variables, world.starts))
+    with mock.patch.object(
+        replay.samplers.predictor_corrector, 'steps',
+        wraps=replay.samplers.predictor_corrector.steps) as steps:
+      film = replay.teacher_continuation(world, trained()['teacher'], clips())
+    np.testing.assert_array_equal(  # Wan's grid, not the one from 1.
+        steps.call_args.args[0],
+        replay.samplers.flow.sampling_sigmas(3, 5., 'wan'))
+    self.assertEqual(film.shape, played()['teacher'].shape)
+    self.assertTrue(np.any(film != played()['teacher']))
+
   def test_no_player_sees_the_future_but_the_ceiling(self):
     other = clips()
     other['rgb'][:, GIVEN:] = 255 - other['rgb'][:, GIVEN:]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import samplers
 from worldsim_jax.forcing import windows
 from worldsim_jax.models.conditioning import Conditioning
 
@@ -73,6 +74,7 @@ class WindowsTest(absltest.TestCase):
         SIGMAS,
         num_frames=8,
         window=WINDOW,
+        sample=samplers.unipc,
     )
     np.testing.assert_allclose(
         made, self.video[:, CONTEXT : CONTEXT + 8], atol=1e-5

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.conditioning import given_frames
 
 B, F = 64, 5
 
@@ -22,6 +23,8 @@ class ConditioningTest(absltest.TestCase):
         actions_mask=np.float32(rng.integers(0, 2, size=(B, F))),
         image=draw(B, F, 2, 2, 1),
         image_mask=np.ones((B, F), np.float32),
+        concatenated=draw(B, F, 2, 2, 3),
+        clip=draw(B, 4, 2),
     )
 
   def test_a_stream_that_is_given_is_known(self):
@@ -32,10 +35,11 @@ class ConditioningTest(absltest.TestCase):
   def test_a_mask_that_is_given_stays(self):
     chex.assert_trees_all_equal(self.full.with_masks(), self.full)
 
-  def test_frames_are_cut_from_every_stream_but_text(self):
+  def test_frames_are_cut_from_every_stream_that_has_them(self):
     found = jax.jit(lambda c, start: c.frames(start, 2))(self.full, 1)
     expected = jax.tree.map(lambda x: x[:, 1:3], self.full)
-    chex.assert_trees_all_equal(found, expected.replace(text=self.full.text))
+    whole = dict(text=self.full.text, clip=self.full.clip)
+    chex.assert_trees_all_equal(found, expected.replace(**whole))
 
   def test_frames_can_be_had_in_any_order_and_more_than_once(self):
     found = self.full.at_frames(np.array([2, 0, 2]))
@@ -44,6 +48,14 @@ class ConditioningTest(absltest.TestCase):
       chex.assert_trees_all_equal(
           found.frames(place, 1), self.full.frames(frame, 1)
       )
+
+  def test_the_frames_of_wan_that_are_given_are_marked_four_to_a_latent(self):
+    latents = self.full.image[:1, :3]
+    given = np.arange(9) < 3  # The first, and half of the next four.
+    found = given_frames(latents, given)
+    marks = [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(found[0, :, 1, 0, :4], marks)
+    np.testing.assert_array_equal(found[..., 4:], latents)
 
   def test_padding_repeats_the_last_frame(self):
     found = self.full.pad_frames(F + 2)
@@ -62,6 +74,8 @@ class ConditioningTest(absltest.TestCase):
     self.assertFalse(np.any(found.actions_mask))
     np.testing.assert_array_equal(found.image, self.full.image)
     np.testing.assert_array_equal(found.image_mask, self.full.image_mask)
+    np.testing.assert_array_equal(found.concatenated, self.full.concatenated)
+    np.testing.assert_array_equal(found.clip, self.full.clip)
 
   def test_dropping_never_or_always_is_conditional_or_unconditional(self):
     dropped = jax.jit(Conditioning.dropped)

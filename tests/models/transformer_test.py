@@ -162,6 +162,30 @@ class TransformerTest(parameterized.TestCase):
         np.all(same, axis=(2, 3, 4)), [[True, False, True, True]]
     )
 
+  def test_tokens_may_have_timesteps_of_their_own(self):
+    tokens = np.repeat(self.t[..., None], H * W, axis=-1)
+    together = self.apply(t=tokens)
+    # The same sums in another order, values near 1.
+    np.testing.assert_allclose(together, self.apply(), atol=1e-5)
+    tokens[:, 1, 0] += 100
+    changed = np.any(self.apply(t=tokens) != together, axis=(0, 2, 3, 4))
+    np.testing.assert_array_equal(changed, np.ones(F))  # All read frame 1.
+
+  def test_the_streams_of_wan_may_be_left_out(self):
+    streams = dict(concatenated_channels=5, clip_dim=6, clip_positions=4)
+    given = self.given.replace(
+        concatenated=np.zeros((B, F, H, W, 5), np.float32),
+        clip=np.zeros((B, 4, 6), np.float32))
+    model = VideoTransformer(**SIZE, **STREAMS, **LATENTS, **streams)
+    params = random_params(model, self.x, self.t, self.given)
+    v = self.apply(given=given, params=params, **streams)
+    np.testing.assert_array_equal(  # Which are zeros.
+        v, self.apply(params=params, **streams))
+    told = given.replace(clip=draw(B, 4, 6))
+    self.assertGreater(
+        float(abs(self.apply(given=told, params=params, **streams) - v).max()),
+        1e-3)
+
   def test_the_future_changes_nothing_in_the_past(self):
     later = np.arange(F) >= F // 2
     change = lambda x: x + later.reshape(1, F, *[1] * (x.ndim - 2))
@@ -286,8 +310,9 @@ class TransformerTest(parameterized.TestCase):
     # A rounding of values near 4: at σ = 1, x0 = x - v.
     np.testing.assert_allclose(self.x - v, self.given.image, atol=1e-6)
 
-  def test_bfloat16_layers_give_a_float32_velocity(self):
-    v = self.apply(dtype='bfloat16')
+  @parameterized.parameters(*transformer.POLICIES)
+  def test_bfloat16_layers_give_a_float32_velocity(self, policy):
+    v = self.apply(dtype='bfloat16', policy=policy)
     self.assertEqual(v.dtype, jnp.float32)
     exact = self.apply()
     # Two layers of 8-bit roundings: a few times 2^-8 of the largest value.
@@ -298,6 +323,8 @@ class TransformerTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(remat='some'), 'config.model.remat'),
       (dict(parameterization='x0'), 'config.model.parameterization'),
+      (dict(policy='half'), 'config.model.policy'),
+      (dict(clip_dim=4, text_dim=0), 'config.model.clip_dim'),
       (dict(parameterization='residual', image=False), 'config.model.image'),
       (dict(num_heads=3), 'num_heads=3 .*dim=16 .*config.model.num_heads'),
       (dict(patch=(2, 2)), r'\(2, 2\) .*\(2, 3\) .*config.model.patch'),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from worldsim_jax.attention import context as contexts
+from worldsim_jax.convert import wan_dit_keys
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.models.transformer import VideoTransformer
 
@@ -24,36 +25,6 @@ B, F, H, W, C = 1, 2, 4, 6, 4  # Batch, frames, height, width, channels.
 HEADS, HEAD_DIM, LAYERS, FFN, TEXT = 2, 8, 2, 24, 6
 TOKENS_PER_FRAME = H // 2 * (W // 2)
 
-# Ours (the names of the original checkpoints) to those of diffusers. norm3 of
-# the original is norm2 there.
-OUTSIDE = {
-    'patch_embedding': 'patch_embedding',
-    'time_embedding_0': 'condition_embedder.time_embedder.linear_1',
-    'time_embedding_2': 'condition_embedder.time_embedder.linear_2',
-    'time_projection_1': 'condition_embedder.time_proj',
-    'text_embedding_0': 'condition_embedder.text_embedder.linear_1',
-    'text_embedding_2': 'condition_embedder.text_embedder.linear_2',
-    'head_modulation': 'scale_shift_table',
-    'head': 'proj_out',
-}
-ATTENTION = {
-    'q': 'to_q',
-    'k': 'to_k',
-    'v': 'to_v',
-    'o': 'to_out.0',
-    'norm_q': 'norm_q',
-    'norm_k': 'norm_k',
-}
-BLOCK = {
-    'modulation': 'scale_shift_table',
-    'norm3': 'norm2',
-    'ffn_0': 'ffn.net.0.proj',
-    'ffn_2': 'ffn.net.2',
-}
-for _ours, _theirs in ATTENTION.items():
-  BLOCK[f'self_attn/{_ours}'] = f'attn1.{_theirs}'
-  BLOCK[f'cross_attn/{_ours}'] = f'attn2.{_theirs}'
-
 # In each the timesteps are [B, F]; the first is one level for all frames.
 # Small timesteps have small angles in the time embedding.
 CASES = {
@@ -61,39 +32,6 @@ CASES = {
     'frames': np.float32([[3, 8]]),
     'noisy_frames': np.float32([[300, 800]]),
 }
-
-
-def to_jax(weights):
-  """Our parameters from a state dict of diffusers; every weight is used."""
-  weights = dict(weights)
-
-  def layer(name):
-    """One of ours: a table, or all that belongs to a layer."""
-    if name in weights:
-      return np.squeeze(weights.pop(name), 0)
-    found = {'bias': weights.pop(f'{name}.bias', None)}
-    weight = weights.pop(f'{name}.weight')
-    if weight.ndim == 5:  # A convolution [out, in, 1, p, q] over patches.
-      patches = weight[:, :, 0].transpose(2, 3, 1, 0)
-      found['kernel'] = patches.reshape(-1, weight.shape[0])
-    elif weight.ndim == 2:
-      found['kernel'] = weight.T
-    else:
-      found['weight' if found['bias'] is None else 'scale'] = weight
-    return {key: x for key, x in found.items() if x is not None}
-
-  params = {ours: layer(name) for ours, name in OUTSIDE.items()}
-  layers = []
-  for i in range(LAYERS):
-    block = {'self_attn': {}, 'cross_attn': {}}
-    for ours, name in BLOCK.items():
-      *parent, last = ours.split('/')
-      place = block[parent[0]] if parent else block
-      place[last] = layer(f'blocks.{i}.{name}')
-    layers.append(block)
-  params['blocks'] = jax.tree.map(lambda *x: np.stack(x), *layers)
-  assert not weights, f'not mapped: {sorted(weights)}'
-  return params
 
 
 def pytorch():
@@ -178,7 +116,7 @@ class WanParityTest(parameterized.TestCase):
         latent_channels=C,
         text_dim=TEXT,
     )
-    params = to_jax(weights_of(cls.golden))
+    params = wan_dit_keys.to_tree(weights_of(cls.golden))
     x, text = (np.float32(cls.golden[name]) for name in ('x', 'text'))
     cls.ours = staticmethod(
         jax.jit(

@@ -62,6 +62,8 @@ WRONG = (
      'config.evaluate.film_clips=0 must be at least 1'),
     ('teacher_does_not_denoise', {'evaluate.teacher_steps': 0},
      'config.evaluate.teacher_steps=0 must be at least 1'),
+    ('teacher_in_no_way', {'evaluate.teacher_sampler': 'heun'},
+     "config.evaluate.teacher_sampler='heun' is not one of ('euler', 'unipc')"),
     ('warm_up_longer_than_training', {'teacher.optimizer.warmup_steps': 9},
      'config.teacher: warmup_steps=9 is longer than the 6 updates'),
     ('warm_up_counts_updates', {'self_forcing.optimizer.warmup_steps': 3},

@@ -95,9 +95,51 @@ def uniform_sigmas(rng, shape, s: float = 1., minimum: float = 0.,
   return jnp.clip(sigma, minimum, maximum)
 
 
-def sampling_sigmas(num_steps: int, s: float) -> jax.Array:
-  """Shifted grid of a many-step sampler, noisiest first, without a final 0."""
-  return shift(jnp.linspace(1., 0., num_steps, endpoint=False), s)
+def sampling_sigmas(num_steps: int, s: float,
+                    grid: str = 'uniform') -> np.ndarray:
+  """Grid of a many-step sampler, noisiest first, without a final 0.
+
+  A NumPy array, float32, so that it is a constant wherever it is asked for.
+
+  Args:
+    num_steps: K.
+    s: the shift, eq. (4).
+    grid: a key of GRIDS.
+  """
+  return GRIDS[grid](num_steps, s).astype(np.float32)
+
+
+def whole_timesteps(num_steps: int, s: float, grid: str) -> np.ndarray:
+  """1000 σ rounded down, as the UniPC schedulers upstream tell the network."""
+  return np.floor(NUM_TIMESTEPS * GRIDS[grid](num_steps, s)).astype(np.float32)
+
+
+def _uniform_grid(num_steps, s):
+  return shift(np.linspace(1., 0., num_steps, endpoint=False), s)
+
+
+def _wan_grid(num_steps, s):
+  return shift(np.linspace(1 - _LEAST, 0., num_steps, endpoint=False), s)
+
+
+def _diffusers_unipc_grid(num_steps, s):
+  sigma = shift(np.linspace(1., _LEAST, num_steps, endpoint=False), s)
+  return np.minimum(sigma, 1 - 1e-6)  # Its logarithms need a little data.
+
+
+def _diffusers_euler_grid(num_steps, s):
+  # The end of the grid is shifted twice, once as the least of 1000 levels.
+  return shift(np.linspace(1., shift(_LEAST, s), num_steps), s)
+
+
+_LEAST = 1 / NUM_TIMESTEPS
+# Sigmas of many-step samplers, (num_steps, s) -> float64 [num_steps]:
+GRIDS = {
+    'uniform': _uniform_grid,  # from 1, as Self Forcing's ODE pairs
+    'wan': _wan_grid,  # from 0.999 before the shift: Wan's own samplers
+    'diffusers_unipc': _diffusers_unipc_grid,  # its UniPCMultistepScheduler
+    'diffusers_euler': _diffusers_euler_grid,  # FlowMatchEulerDiscreteScheduler
+}
 
 
 def few_step_sigmas(timesteps: tuple[int, ...], s: float) -> np.ndarray:

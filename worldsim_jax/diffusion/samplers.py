@@ -3,18 +3,24 @@
 Sigmas are noisiest first and end before 0; the last step always lands on σ = 0.
 
   euler       x ← x + (σ_next - σ) v, the flow ODE (many steps: the teacher)
+  unipc       the same ODE, each step predicted from two velocities and
+              corrected by the next, see predictor_corrector.py (Wan's sampler)
   renoise     x0 ← x - σ v; x ← (1 - σ_next) x0 + σ_next ε with fresh ε, the
               consistency sampler of few-step students (DMD2, Self Forcing)
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import noise
+from worldsim_jax.diffusion import predictor_corrector
 
 
-def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None):
+def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None, timesteps_K=None):
   """Integrates the flow from σ = sigmas_K[0] to 0.
 
   Args:
@@ -23,29 +29,79 @@ def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None):
     sigmas_K: float [K].
     known: optional (mask bool [F], x0_BFHWC): frames that are given. They stay
       at σ = 0 and are put back after every step.
+    timesteps_K: what the network is told, if not 1000 σ (diffusers' UniPC
+      rounds it down, see flow.whole_timesteps).
 
   Returns:
     Clean latents, like noise_BFHWC.
   """
   sigma_next_K = jnp.append(sigmas_K[1:], 0.)
+  timesteps_K = _timesteps(sigmas_K, timesteps_K)
 
-  def step(x, sigmas):
-    sigma, sigma_next = sigmas
-    sigma_BF = jnp.full(x.shape[:2], sigma, x.dtype)
-    if known is not None:
-      sigma_BF = jnp.where(known[0], 0., sigma_BF)
-    v = velocity_fn(x, flow.timesteps(sigma_BF))
+  def step(x, now):
+    sigma, sigma_next, timestep = now
+    v = velocity_fn(x, _per_frame(timestep, x, known))
     return _put_back(x + (sigma_next - sigma) * v, known), None
 
   x, _ = jax.lax.scan(
-      step, _put_back(noise_BFHWC, known), (sigmas_K, sigma_next_K))
+      step, _put_back(noise_BFHWC, known),
+      (sigmas_K, sigma_next_K, timesteps_K))
   return x
+
+
+def unipc(velocity_fn, noise_BFHWC, sigmas_K, known=None, timesteps_K=None):
+  """As `euler`, to third order; its sigmas must be concrete."""
+  rows = predictor_corrector.steps(sigmas_K)
+  timesteps_K = _timesteps(sigmas_K, timesteps_K)
+
+  def step(state, now):
+    row, sigma, timestep = now
+    v = velocity_fn(state.x, _per_frame(timestep, state.x, known))
+    sigma_BF = _per_frame(sigma, state.x, known)
+    x0 = flow.x0_from_velocity(state.x, v, sigma_BF)
+    state = predictor_corrector.step(row, state, x0)
+    return state._replace(x=_put_back(state.x, known)), None
+
+  start = predictor_corrector.start(_put_back(noise_BFHWC, known))
+  state, _ = jax.lax.scan(
+      step, start, (rows, jnp.asarray(sigmas_K, jnp.float32), timesteps_K))
+  return state.x
+
+
+class Sampler(NamedTuple):
+  """A sampler for many steps, and the grid (flow.GRIDS) that it is used with.
+
+  Attributes:
+    sample: as `euler`.
+    grid: a key of flow.GRIDS.
+  """
+  sample: Callable
+  grid: str
+
+  def sigmas(self, num_steps: int, shift: float):
+    """Its noise levels, float32 [num_steps]."""
+    return flow.sampling_sigmas(num_steps, shift, self.grid)
+
+
+SAMPLERS = {'euler': Sampler(euler, 'uniform'), 'unipc': Sampler(unipc, 'wan')}
 
 
 def renoise(rng, x0_BFHWC, sigma):
   """x0 at noise level σ (a scalar) with fresh noise."""
   eps = noise.normal(rng, x0_BFHWC.shape, x0_BFHWC.dtype)
   return (1 - sigma) * x0_BFHWC + sigma * eps
+
+
+def _timesteps(sigmas_K, timesteps_K):
+  if timesteps_K is None:
+    return flow.timesteps(jnp.asarray(sigmas_K, jnp.float32))
+  return jnp.asarray(timesteps_K, jnp.float32)
+
+
+def _per_frame(level, x_BFHWC, known):
+  """A level for all frames, [B, F]; 0 for those that are given."""
+  level_BF = jnp.full(x_BFHWC.shape[:2], level, x_BFHWC.dtype)
+  return level_BF if known is None else jnp.where(known[0], 0., level_BF)
 
 
 def _put_back(x_BFHWC, known):

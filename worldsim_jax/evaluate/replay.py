@@ -25,7 +25,7 @@ import numpy as np
 from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
 from worldsim_jax.data.actions import ActionSpace
-from worldsim_jax.diffusion import flow
+from worldsim_jax.diffusion import samplers
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import films
 from worldsim_jax.evaluate import image_metrics
@@ -111,7 +111,9 @@ def teacher_continuation(world, params, clips, seed: int = 0):
   config, vae = world.config, world.vae
   evaluate, given = config.evaluate, config.student.context_frames
   num_new = (clips['rgb'].shape[1] - world.context_frames) // vae.time_stride
-  sigmas = flow.sampling_sigmas(evaluate.teacher_steps, config.student.shift)
+  # Runs of before it could be chosen have no key.
+  sampler = samplers.SAMPLERS[evaluate.get('teacher_sampler', 'euler')]
+  sigmas = sampler.sigmas(evaluate.teacher_steps, config.student.shift)
   velocity_fn = build.velocity_fn(
       build.transformer(build.for_network(config, evaluate.teacher)))
 
@@ -123,7 +125,7 @@ def teacher_continuation(world, params, clips, seed: int = 0):
     new = windows.extend(
         velocity_fn, params, z, conditioning, jax.random.key(seed), sigmas,
         num_frames=num_new, window=evaluate.teacher_window,
-        guidance_scale=evaluate.guidance_scale)
+        guidance_scale=evaluate.guidance_scale, sample=sampler.sample)
     _, carry = vae.apply(variables, z, method='decode')
     video, _ = vae.apply(variables, new, carry, method='decode')
     return tiny_vae.to_uint8(video)

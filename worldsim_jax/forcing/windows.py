@@ -16,7 +16,8 @@ from worldsim_jax.models.conditioning import Conditioning
 
 
 def continue_window(velocity_fn, params, context_BFHWC, conditioning, rng,
-                    sigmas_K, *, window: int, guidance_scale: float = 1.):
+                    sigmas_K, *, window: int, guidance_scale: float = 1.,
+                    sample=samplers.euler):
   """Makes the frames of one window that follow its context.
 
   Args:
@@ -28,6 +29,7 @@ def continue_window(velocity_fn, params, context_BFHWC, conditioning, rng,
     sigmas_K: see samplers.euler.
     window: frames per window, more than c.
     guidance_scale: 1 is none.
+    sample: of samplers.SAMPLERS.
 
   Returns:
     [B, window - c, H, W, C].
@@ -40,14 +42,14 @@ def continue_window(velocity_fn, params, context_BFHWC, conditioning, rng,
   denoiser = guidance.guided(
       lambda x, t, condition: velocity_fn(params, x, t, condition),
       conditioning, conditioning.unconditional(), guidance_scale)
-  video = samplers.euler(denoiser, noise.normal(rng, shape), sigmas_K,
-                         known=(jnp.arange(window) < given, x0))
+  video = sample(denoiser, noise.normal(rng, shape), sigmas_K,
+                 known=(jnp.arange(window) < given, x0))
   return video[:, given:]
 
 
 def extend(velocity_fn, params, context_BFHWC, conditioning: Conditioning, rng,
            sigmas_K, *, num_frames: int, window: int,
-           guidance_scale: float = 1.):
+           guidance_scale: float = 1., sample=samplers.euler):
   """Continues a video by `num_frames`, a scan over windows.
 
   Args: as above; the conditioning is of context and new frames. Where the last
@@ -63,7 +65,7 @@ def extend(velocity_fn, params, context_BFHWC, conditioning: Conditioning, rng,
         velocity_fn, params, context,
         conditioning.frames(index * stride, window),
         jax.random.fold_in(rng, index), sigmas_K, window=window,
-        guidance_scale=guidance_scale)
+        guidance_scale=guidance_scale, sample=sample)
     latest = jnp.concatenate([context, made], axis=1)[:, -given:]
     return latest, made
 

@@ -27,18 +27,21 @@ class LayerInputs(NamedTuple):
   """What every layer reads besides its tokens and its part of the cache.
 
   Attributes:
-    modulation: [B, F, 6, C] float32: shift, scale, gate of attention and FFN.
+    modulation: [B, F, 6, C], or per token [B, F, N, 6, C]: shift, scale, gate
+      of attention and FFN. Its dtype is that of modulation and norms.
     text: [B, L, C], or None.
     angles: RoPE angles of the call's own frames, [F, N, D/2].
     cache_angles: RoPE angles of the cached frames, [S, N, D/2], or None.
     mask: bool [F, G] over cached and own frames, or [1, G]; None without a
       cache.
+    image: [B, M, C], embedded tokens of a picture beside the text, or None.
   """
   modulation: jax.Array
   text: jax.Array | None
   angles: jax.Array
   cache_angles: jax.Array | None
   mask: jax.Array | None
+  image: jax.Array | None = None
 
 
 class RMSNorm(nn.Module):
@@ -78,21 +81,58 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """Attention to the text tokens, padding included, without gate."""
+  """Attention to the text tokens, padding included, without gate.
+
+  Tokens of a picture, if given, have their own keys, values and softmax.
+  """
   num_heads: int
   dtype: Any
   implementation: str
 
   @nn.compact
-  def __call__(self, x_BFNC, text_BLC):
+  def __call__(self, x_BFNC, text_BLC, image_BMC=None):
     dense = _dense(x_BFNC.shape[-1], self.dtype)
     heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
-    text = text_BLC[:, None]  # One frame of L tokens.
-    k = heads(RMSNorm(name='norm_k')(dense('k')(text)))
-    v = heads(dense('v')(text))
-    out = attend(q, k, v, None, self.implementation)
+
+    def read(tokens_BLC, suffix):
+      tokens = tokens_BLC[:, None]  # One frame of L tokens.
+      k = heads(RMSNorm(name=f'norm_k{suffix}')(dense(f'k{suffix}')(tokens)))
+      v = heads(dense(f'v{suffix}')(tokens))
+      return attend(q, k, v, None, self.implementation)
+
+    out = read(text_BLC, '')
+    if image_BMC is not None:
+      out += read(image_BMC, '_img')
     return dense('o')(out.reshape(x_BFNC.shape))
+
+
+class ImageEmbedding(nn.Module):
+  """Tokens for cross-attention from CLIP's of a picture (Wan's `img_emb`).
+
+  Attributes:
+    dim: width C of the transformer.
+    dtype: of the products.
+    positions: tokens that have a learned position, which are all of them; 0
+      without. Wan's first-and-last-frame model has 514, two pictures.
+  """
+  dim: int
+  dtype: Any
+  positions: int = 0
+
+  @nn.compact
+  def __call__(self, clip_BMK):
+    width = clip_BMK.shape[-1]
+    # PyTorch's own epsilon, unlike in the layers.
+    norm = lambda name: nn.LayerNorm(
+        epsilon=1e-5, dtype=jnp.float32, name=name)
+    if self.positions:
+      clip_BMK += self.param(
+          'emb_pos', nn.initializers.zeros, (self.positions, width))
+    hidden = _dense(width, self.dtype)('proj_1')(norm('proj_0')(clip_BMK))
+    hidden = nn.gelu(hidden, approximate=False)
+    hidden = _dense(self.dim, self.dtype)('proj_3')(hidden)
+    return norm('proj_4')(hidden).astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -117,19 +157,19 @@ class Block(nn.Module):
 
     if self.static_mask is not None:
       inputs = inputs._replace(mask=np.array(self.static_mask))
-    hidden = modulate(layer_norm()(x_BFNC), shift1, scale1)
+    hidden = modulated_norm(x_BFNC, shift1, scale1)
     update, kv = SelfAttention(**attention, name='self_attn')(
         hidden, inputs, cached)
-    x_BFNC += (gate1 * update).astype(x_BFNC.dtype)
+    x_BFNC = (x_BFNC + gate1 * update).astype(x_BFNC.dtype)
     if inputs.text is not None:
       hidden = layer_norm(affine=True, name='norm3')(x_BFNC)
       x_BFNC += CrossAttention(**attention, name='cross_attn')(
-          hidden, inputs.text)
-    hidden = modulate(layer_norm()(x_BFNC), shift2, scale2)
+          hidden.astype(x_BFNC.dtype), inputs.text, inputs.image)
+    hidden = modulated_norm(x_BFNC, shift2, scale2)
     hidden = layout.constrain_tokens(
         _dense(self.ffn_dim, self.dtype)('ffn_0')(hidden), 'tensor')
     update = _dense(dim, self.dtype)('ffn_2')(nn.gelu(hidden, approximate=True))
-    x_BFNC += (gate2 * update).astype(x_BFNC.dtype)
+    x_BFNC = (x_BFNC + gate2 * update).astype(x_BFNC.dtype)
     x_BFNC = layout.constrain_tokens(x_BFNC)
     return x_BFNC, kv if self.return_kv else None
 
@@ -139,19 +179,33 @@ class Block(nn.Module):
     return noise + self.gate_init * gates
 
 
-def modulation_vectors(table_KC, e_BFKC):
-  """K vectors [B, F, 1, C], ready to broadcast over a frame's tokens."""
-  e = table_KC.astype(jnp.float32) + e_BFKC
-  return [e[:, :, i, None] for i in range(table_KC.shape[0])]
+def modulation_vectors(table_KC, e):
+  """K vectors that broadcast over tokens [B, F, N, C].
+
+  Args:
+    table_KC: learned.
+    e: of the timesteps, [B, F, K, C] or per token [B, F, N, K, C].
+  """
+  e = table_KC.astype(e.dtype) + e
+  if e.ndim == 4:  # All tokens of a frame.
+    e = e[:, :, None]
+  return [e[..., i, :] for i in range(table_KC.shape[0])]
 
 
-def modulate(x_BFNC, shift_BF1C, scale_BF1C):
-  return (x_BFNC * (1 + scale_BF1C) + shift_BF1C).astype(x_BFNC.dtype)
+def modulate(x_BFNC, shift, scale):
+  return (x_BFNC * (1 + scale) + shift).astype(x_BFNC.dtype)
 
 
-def layer_norm(affine: bool = False, name: str | None = None):
-  return nn.LayerNorm(
-      epsilon=EPSILON, use_bias=affine, use_scale=affine, name=name)
+def modulated_norm(x_BFNC, shift, scale):
+  """LN(x) (1 + scale) + shift; rounded to the dtype of x once, at the end."""
+  normed = layer_norm(dtype=shift.dtype)(x_BFNC)
+  return modulate(normed, shift, scale).astype(x_BFNC.dtype)
+
+
+def layer_norm(affine: bool = False, name: str | None = None,
+               dtype=jnp.float32):
+  return nn.LayerNorm(epsilon=EPSILON, use_bias=affine, use_scale=affine,
+                      dtype=dtype, name=name)
 
 
 def _dense(features, dtype):

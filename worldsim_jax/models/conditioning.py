@@ -6,9 +6,12 @@ action. That is also what guidance dropout does, so the unconditional prediction
 is simply the prediction with the stream masked.
 """
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+PER_FRAME = ('actions', 'actions_mask', 'image', 'image_mask', 'concatenated')
 
 
 @flax.struct.dataclass
@@ -24,12 +27,19 @@ class Conditioning:
     image: clean latents [B, F, H, W, C] that each frame should continue from:
       for a generated frame, the latest frame before its chunk.
     image_mask: [B, F], 1 where such a frame exists.
+    concatenated: [B, F, H, W, K], channels behind those of the noisy latents.
+      Wan's image-to-video models have 4 + 16: which of the pixel frames of a
+      latent frame are given, 1 or 0, then the latents of a video of the given
+      frames and grey ones.
+    clip: [B, M, 1280], CLIP's tokens of the given picture (Wan 2.1), 257.
   """
   text: jax.Array | None = None
   actions: jax.Array | None = None
   actions_mask: jax.Array | None = None
   image: jax.Array | None = None
   image_mask: jax.Array | None = None
+  concatenated: jax.Array | None = None
+  clip: jax.Array | None = None
 
   def with_masks(self) -> 'Conditioning':
     """Makes the masks explicit: streams that are given are known."""
@@ -56,17 +66,15 @@ class Conditioning:
     return self._map_frames(pad)
 
   def _map_frames(self, fn) -> 'Conditioning':
-    streams = (self.actions, self.actions_mask, self.image, self.image_mask)
-    actions, actions_mask, image, image_mask = (
-        x if x is None else fn(x) for x in streams)
-    return self.replace(actions=actions, actions_mask=actions_mask,
-                        image=image, image_mask=image_mask)
+    streams = {name: getattr(self, name) for name in PER_FRAME}
+    return self.replace(**{
+        name: x if x is None else fn(x) for name, x in streams.items()})
 
   def with_image(self, image_BFHWC, image_mask_BF) -> 'Conditioning':
     return self.replace(image=image_BFHWC, image_mask=image_mask_BF)
 
   def unconditional(self) -> 'Conditioning':
-    """Text and actions unknown; the image stays (it is not guided)."""
+    """Text and actions unknown; images stay (they are not guided)."""
     full = self.with_masks()
     return full.replace(
         text=_zeros(full.text), actions_mask=_zeros(full.actions_mask))
@@ -81,6 +89,26 @@ class Conditioning:
           drop.reshape(-1, *[1] * (known.ndim - 1)), unknown, known)
 
     return jax.tree.map(pick, full, none)
+
+
+def given_frames(latents_BFHWC, given_P):
+  """`Conditioning.concatenated` of Wan's image-to-video models.
+
+  Args:
+    latents_BFHWC: of a video with grey (zero) frames where none is given.
+    given_P: bool, of its 1 + 4 (F - 1) pixel frames.
+
+  Returns:
+    [B, F, H, W, 4 + C]. The first latent frame is of one pixel frame, which
+    counts four times.
+  """
+  frames = latents_BFHWC.shape[1]
+  chex.assert_shape(given_P, (1 + 4 * (frames - 1),))
+  known = jnp.asarray(given_P, latents_BFHWC.dtype)
+  known_F4 = jnp.concatenate([jnp.repeat(known[:1], 3), known]).reshape(-1, 4)
+  mask = jnp.broadcast_to(
+      known_F4[:, None, None], (*latents_BFHWC.shape[:-1], 4))
+  return jnp.concatenate([mask, latents_BFHWC], axis=-1)
 
 
 def _known(stream, mask):

@@ -2,7 +2,7 @@
 
 Teacher, student and critic are this one module; what differs is data: an
 `AttentionContext`, a `KVCache`, a `Conditioning`. With per-frame timesteps
-[B, F] each frame has its own modulation:
+[B, F] each frame has its own modulation, with [B, F, N] each token:
 
   e   = MLP(sinusoid(t))              e0 = Dense(SiLU(e)), six vectors of size C
   x  += g1 · SelfAttention(LN(x) (1 + s1) + b1)
@@ -11,8 +11,9 @@ Teacher, student and critic are this one module; what differs is data: an
   v   = Dense(LN(x) (1 + s) + b)                           (head, from e)
 
 (Wan Team 2025, arXiv 2503.20314, Sec. 4.2; the numbers are from the released
-code.) Streams besides text are ours; each ends in a zero-initialised layer, so
-a pretrained model is unchanged until they are trained:
+code.) Its image-to-video models read two streams more, `concatenated` channels
+and `clip` tokens. The other streams are ours; each ends in a zero-initialised
+layer, so a pretrained model is unchanged until they are trained:
 
   actions  MLP, added to e per frame
   image    latents of the frame to continue from, patchified, added to tokens
@@ -46,6 +47,10 @@ from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.parallel import layout
 
 PARAMETERIZATIONS = ('velocity', 'residual')
+# With dtype='bfloat16', what is float32 nevertheless. 'mixed': time embedding,
+# modulation, norms (diffusers). 'wan': also the tokens between the parts of a
+# layer, and the head (Wan's own autocast). 'pure': nothing (Self Forcing).
+POLICIES = ('mixed', 'wan', 'pure')
 XAVIER = nn.initializers.xavier_uniform()
 # What the backward pass keeps of a layer, besides its input: everything,
 # nothing, what products with parameters gave, what attention gave; 'offload'
@@ -74,6 +79,10 @@ class VideoTransformer(nn.Module):
     patch: (height, width) of a token in latent pixels; (2, 2) for Wan.
     freq_dim: size of the sinusoidal time embedding.
     text_dim: channels of the text embeddings; 0 for a model without text.
+    concatenated_channels: of Conditioning.concatenated; 0 without, 20 for
+      Wan's image-to-video models.
+    clip_dim: channels of Conditioning.clip; 0 without, 1280 for Wan 2.1's.
+    clip_positions: see blocks.ImageEmbedding.
     action_dim: components of the actions of a latent frame; 0 without.
     image: whether the model has the image stream.
     image_halo: latent pixels around its patch that a token sees of the image;
@@ -87,6 +96,7 @@ class VideoTransformer(nn.Module):
     gate_init: mean of the residual gates at initialisation. Wan's is 0, which
       takes thousands of steps to open; 1 suits short trainings.
     dtype: of the matrix products and attention ('float32', 'bfloat16').
+    policy: of POLICIES; all are the same where dtype is 'float32'.
     remat: a key of REMAT_POLICIES.
     unroll: layers per iteration of the scan; more compiles longer, runs faster.
     attention: implementation, see attention/attend.py.
@@ -99,6 +109,9 @@ class VideoTransformer(nn.Module):
   patch: tuple[int, int] = (2, 2)
   freq_dim: int = 256
   text_dim: int = 0
+  concatenated_channels: int = 0
+  clip_dim: int = 0
+  clip_positions: int = 0
   action_dim: int = 0
   image: bool = False
   image_halo: int = 0
@@ -108,6 +121,7 @@ class VideoTransformer(nn.Module):
   residual_std: float = 0.7
   gate_init: float = 0.
   dtype: str = 'float32'
+  policy: str = 'mixed'
   remat: str = 'none'
   unroll: int = 1
   attention: str = 'auto'
@@ -119,7 +133,8 @@ class VideoTransformer(nn.Module):
 
     Args:
       x_BFHWC: noisy latents; F counts the frames of this call only.
-      timesteps_BF: 1000 σ per frame, in [0, 1000]; 0 marks clean frames.
+      timesteps_BF: 1000 σ per frame, in [0, 1000]; 0 marks clean frames. Or
+        [B, F, N], per token.
       conditioning: a `Conditioning`, or None.
       context: an `AttentionContext`; default: every frame of the call reads
         every other. With a cache, positions continue it and all of it is read,
@@ -130,7 +145,7 @@ class VideoTransformer(nn.Module):
       The velocity [B, F, H, W, C], float32. With a cache: (velocity, KeyValues
       of this call's frames), for `cache.append`; the cache is not changed.
     """
-    chex.assert_rank([x_BFHWC, timesteps_BF], [5, 2])
+    chex.assert_rank(x_BFHWC, 5)
     chex.assert_equal_shape_prefix([x_BFHWC, timesteps_BF], 2)
     self._check()
     conditioning = self._complete(conditioning or Conditioning(), x_BFHWC)
@@ -141,23 +156,28 @@ class VideoTransformer(nn.Module):
     residual_args = (_known_image(conditioning),
                      timesteps_BF / flow.NUM_TIMESTEPS, self.residual_std)
     is_residual = self.parameterization == 'residual'
+    chex.assert_rank(timesteps_BF, 2 if is_residual else {2, 3})
     seen = (residual.network_input(x_BFHWC, *residual_args) if is_residual
             else x_BFHWC)
+    if self.concatenated_channels:
+      seen = jnp.concatenate([seen, conditioning.concatenated], axis=-1)
     tokens = self._dense(self.dim, 'patch_embedding')(
         patchify(seen, self.patch).astype(dtype))
     tokens += self._image_tokens(conditioning)
-    tokens = layout.constrain_tokens(tokens)
-    e_BFC, modulation = self._time(timesteps_BF, conditioning)
+    tokens = layout.constrain_tokens(tokens.astype(
+        jnp.float32 if self.policy == 'wan' else dtype))
+    e, modulation = self._time(timesteps_BF, conditioning)
     angles, cache_angles, mask = self._positions(frames, grid, context, cache)
     inputs = blocks.LayerInputs(
-        modulation, self._text(conditioning), angles, cache_angles, mask)
+        modulation, self._text(conditioning), angles, cache_angles, mask,
+        self._clip(conditioning))
     static_mask = None
     if context is not None and (cache is None or _speaks_of(context, cache)):
       static_mask = context.mask
     tokens, kv = self._layers(static_mask, return_kv=cache is not None)(
         tokens, None if cache is None else kv_cache.KeyValues(cache.k, cache.v),
         inputs)
-    patches = self._head(tokens, e_BFC)
+    patches = self._head(tokens, e)
     out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
     velocity = (residual.velocity(out, x_BFHWC, *residual_args) if is_residual
                 else out)
@@ -165,7 +185,8 @@ class VideoTransformer(nn.Module):
 
   def _check(self):
     for name, allowed in (('remat', tuple(REMAT_POLICIES)),
-                          ('parameterization', PARAMETERIZATIONS)):
+                          ('parameterization', PARAMETERIZATIONS),
+                          ('policy', POLICIES)):
       value = getattr(self, name)
       if value not in allowed:
         raise ValueError(
@@ -173,6 +194,10 @@ class VideoTransformer(nn.Module):
     if self.parameterization == 'residual' and not self.image:
       raise ValueError("parameterization='residual' corrects an image: it "
                        'needs config.model.image=True.')
+    if self.clip_dim and not self.text_dim:
+      raise ValueError('tokens of a picture are read beside text: '
+                       f'clip_dim={self.clip_dim} needs a text_dim '
+                       '(config.model.clip_dim, config.text.dim).')
     if self.dim % self.num_heads:
       raise ValueError(
           f'num_heads={self.num_heads} must divide dim={self.dim} '
@@ -185,6 +210,12 @@ class VideoTransformer(nn.Module):
     unknown = jnp.zeros((batch, frames))
     if self.text_dim and full.text is None:
       full = full.replace(text=jnp.zeros((batch, 1, self.text_dim)))
+    if self.clip_dim and full.clip is None:
+      tokens = self.clip_positions or 1
+      full = full.replace(clip=jnp.zeros((batch, tokens, self.clip_dim)))
+    if self.concatenated_channels and full.concatenated is None:
+      full = full.replace(concatenated=jnp.zeros(
+          (*x_BFHWC.shape[:-1], self.concatenated_channels)))
     if self.action_dim and full.actions is None:
       full = full.replace(
           actions=jnp.zeros((batch, frames, self.action_dim)),
@@ -207,19 +238,22 @@ class VideoTransformer(nn.Module):
             return_kv=return_kv, name='blocks')
 
   def _time(self, timesteps_BF, conditioning):
-    """e [B, F, C] and the layers' modulation [B, F, 6, C], float32."""
+    """e [B, F, C] and the layers' modulation [B, F, 6, C], or per token."""
+    dtype = self.dtype if self.policy == 'pure' else jnp.float32
     init = nn.initializers.normal(0.02)
-    dense = functools.partial(nn.Dense, self.dim, kernel_init=init)
+    dense = functools.partial(
+        nn.Dense, self.dim, kernel_init=init, dtype=dtype)
     e = dense(name='time_embedding_0')(
         sinusoid(timesteps_BF, self.freq_dim))
     e = dense(name='time_embedding_2')(nn.silu(e))
-    e += self._action_embedding(conditioning)
-    modulation = nn.Dense(6 * self.dim, name='time_projection_1')(nn.silu(e))
-    return e, modulation.reshape(*e.shape[:2], 6, self.dim)
+    if self.action_dim:
+      action = self._action_embedding(conditioning)
+      e += action if e.ndim == 3 else action[:, :, None]
+    modulation = nn.Dense(6 * self.dim, dtype=dtype, name='time_projection_1')(
+        nn.silu(e))
+    return e, modulation.reshape(*e.shape[:-1], 6, self.dim)
 
   def _action_embedding(self, conditioning):
-    if not self.action_dim:
-      return 0.
     chex.assert_axis_dimension(conditioning.actions, 2, self.action_dim)
     actions = jnp.concatenate([
         _known_actions(conditioning), conditioning.actions_mask[..., None]],
@@ -254,6 +288,13 @@ class VideoTransformer(nn.Module):
     return self._dense(self.dim, 'text_embedding_2', init)(
         nn.gelu(hidden, approximate=True))
 
+  def _clip(self, conditioning):
+    if not self.clip_dim:
+      return None
+    return blocks.ImageEmbedding(
+        self.dim, jnp.dtype(self.dtype), self.clip_positions, name='img_emb')(
+            conditioning.clip)
+
   def _positions(self, frames, grid, context, cache):
     """RoPE angles of own and cached frames, and the mask over both."""
     head_dim = self.dim // self.num_heads
@@ -272,13 +313,15 @@ class VideoTransformer(nn.Module):
             angles(cache.slot_positions()),
             jnp.concatenate([past, own], axis=1))
 
-  def _head(self, x_BFNC, e_BFC):
+  def _head(self, x_BFNC, e):
     table = self.param('head_modulation',
                        nn.initializers.normal(self.dim**-0.5), (2, self.dim))
-    shift, scale = blocks.modulation_vectors(table, e_BFC[:, :, None])
-    x = blocks.modulate(blocks.layer_norm()(x_BFNC), shift, scale)
+    shift, scale = blocks.modulation_vectors(table, e[..., None, :])
+    x = blocks.modulated_norm(x_BFNC, shift, scale)
     features = self.patch[0] * self.patch[1] * self.latent_channels
-    return self._dense(features, 'head', nn.initializers.zeros)(x)
+    return nn.Dense(
+        features, dtype=x.dtype, kernel_init=nn.initializers.zeros,
+        name='head')(x)
 
   def _dense(self, features, name, kernel_init=XAVIER):
     return nn.Dense(features, dtype=jnp.dtype(self.dtype),

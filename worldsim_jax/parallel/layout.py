@@ -29,8 +29,8 @@ BATCH = ('slice', 'data', 'fsdp')
 _COLUMN = ('fsdp', 'tensor')  # [in, out], outputs are split over 'tensor'.
 _ROW = ('tensor', 'fsdp')  # [in, out], inputs are.
 PARAMETERS = (
-    (r'_attn/[qkv]/kernel$', _COLUMN),
-    (r'_attn/[qkv]/bias$', ('tensor',)),
+    (r'_attn/[qkv](_img)?/kernel$', _COLUMN),
+    (r'_attn/[qkv](_img)?/bias$', ('tensor',)),
     (r'_attn/o/kernel$', _ROW),
     (r'ffn_0/kernel$', _COLUMN),
     (r'ffn_0/bias$', ('tensor',)),

@@ -10,6 +10,7 @@ import jax
 from worldsim_jax.data import worlds
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import objective
+from worldsim_jax.diffusion import samplers
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
@@ -203,6 +204,10 @@ def _check_available(config, key, frames):
 def _check_evaluation(config):
   evaluate, student = config.evaluate, config.student
   _check_counts('config.evaluate', evaluate, _EVALUATE_COUNTS)
+  sampler = evaluate.get('teacher_sampler', 'euler')
+  if sampler not in samplers.SAMPLERS:
+    raise UserError(f'config.evaluate.teacher_sampler={sampler!r} is not one '
+                    f'of {tuple(samplers.SAMPLERS)}.')
   stride = build.tiny_vae(config).time_stride
   if evaluate.horizon % (student.chunk * stride):
     raise UserError(
