@@ -40,7 +40,7 @@ def wan(model, arg: str = '') -> ConfigDict:
   config.text.update(dict(encoder='umt5', dim=4096, length=512))
   config.student.update(dict(
       chunk=3, context_frames=3, window=21, sink=0, weights_dtype='bfloat16'))
-  config.tokenizer.update(dict(batch_size=64, clip_frames=17))
+  config.tokenizer.update(dict(batch_size=64, clip_frames=9))
   for name in ('teacher', 'teacher_forcing'):
     config[name].update(dict(batch_size=64, clip_frames=21))
     config[name].optimizer.update(dict(learning_rate=1e-5, b2=0.999))
