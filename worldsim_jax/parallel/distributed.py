@@ -269,6 +269,10 @@ def _client():
 def _at_abort(problem: str) -> tuple[int, str]:
   if _Run.peers is None:
     return LOST_HOST, problem
+  # JAX may be the first to notice; our connections tell who it was.
+  end = time.monotonic() + _SECONDS_FOR_NEWS
+  while _Run.peers.ends_with is None and time.monotonic() < end:
+    time.sleep(.05)
   if _Run.peers.ends_with is not None:  # All is said.
     return _Run.peers.ends_with, ''
   return LOST_HOST, _Run.peers.lost(
