@@ -107,10 +107,10 @@ class TilingTest(parameterized.TestCase):
       tiling.decode(Pixelwise(), {}, jnp.zeros((1, 1, 9, 9, 1)),
                     tile=(tile, tile), overlap=overlap)
 
-  @pytest.mark.slow
   @parameterized.parameters(
       (jnp.float32, 90, 160, 3), (jnp.float32, 60, 104, 3),
       (jnp.bfloat16, 90, 160, 21))
+  @pytest.mark.slow
   def test_of_any_size_and_length_the_published_model_needs_as_much(
       self, dtype, height, width, frames):
     vae = wan_vae.WanVAE(dtype=dtype)
