@@ -42,7 +42,8 @@ statistics of the collection 'latent_stats'; without it, or before it is
 measured, they are the encoder's own output z.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from collections.abc import Iterable
 import functools
 import math
 from typing import Any

@@ -12,8 +12,8 @@ it runs at the speed of memory, on pages that were just written.
 It finds accidents, not forgeries.
 """
 
-from concurrent import futures
 import base64
+from concurrent import futures
 import json
 import os
 

@@ -17,7 +17,8 @@ import json
 import logging as standard_logging
 import os
 import sys
-from typing import Any, Iterator
+from typing import Any
+from typing import Iterator
 
 from absl import logging
 import jax

@@ -9,7 +9,8 @@ obeyed after a step, by all processes after the same one.
 
 import contextlib
 import dataclasses
-from typing import Any, Callable
+from typing import Any
+from typing import Callable
 
 import jax
 

@@ -8,12 +8,14 @@
 """
 
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any
+from typing import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
-import jax.numpy as jnp
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import rollout

@@ -12,7 +12,8 @@ start from nothing may have sizes of their own, `config.<stage>.model`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -14,7 +14,8 @@ resumed run draws what an uninterrupted one would have drawn.
 """
 
 import dataclasses
-from typing import Any, Callable
+from typing import Any
+from typing import Callable
 import zlib
 
 import flax.struct
