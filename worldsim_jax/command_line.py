@@ -10,8 +10,8 @@ from absl import app
 from absl import flags
 
 from worldsim_jax.errors import BAD_INPUT
-from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.errors import Preempted
+from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import host_memory

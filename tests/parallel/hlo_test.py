@@ -5,9 +5,9 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
 
 from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import hlo

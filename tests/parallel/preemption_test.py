@@ -10,8 +10,8 @@ import time
 from absl.testing import absltest
 import jax
 
-from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.errors import Preempted
+from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.parallel import preemption
 

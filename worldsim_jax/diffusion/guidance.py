@@ -10,6 +10,7 @@ hold w; the other form is for upstream's numbers as they are.
 import jax
 import jax.numpy as jnp
 
+
 # Each form's scale that changes nothing.
 NONE = {'standard': 1., 'extra': 0.}
 

@@ -4,8 +4,7 @@ Parameter names follow the original Wan checkpoints (`self_attn.norm_q`, `ffn.0`
 as ffn_0, `norm3`, `modulation`, ...), so that weights map by name.
 """
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax

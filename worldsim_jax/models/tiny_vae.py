@@ -42,8 +42,7 @@ statistics of the collection 'latent_stats'; without it, or before it is
 measured, they are the encoder's own output z.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import functools
 import math
 from typing import Any

@@ -29,8 +29,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.errors import Preempted
+from worldsim_jax.errors import PREEMPTED
 from worldsim_jax.parallel import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -12,8 +12,8 @@ it runs at the speed of memory, on pages that were just written.
 It finds accidents, not forgeries.
 """
 
-import base64
 from concurrent import futures
+import base64
 import json
 import os
 

@@ -12,8 +12,8 @@ Trees cross the border as flat lists of arrays, in the order of jax.tree.leaves.
 """
 
 import jax
-from jax import export as jax_export
 import jax.numpy as jnp
+from jax import export as jax_export
 import numpy as np
 
 from worldsim_jax.data.actions import ActionSpace

@@ -17,8 +17,7 @@ import json
 import logging as standard_logging
 import os
 import sys
-from typing import Any
-from typing import Iterator
+from typing import Any, Iterator
 
 from absl import logging
 import jax

@@ -18,8 +18,8 @@ import math
 import re
 import time
 
-from etils import epath
 import jax
+from etils import epath
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build

@@ -9,8 +9,7 @@ obeyed after a step, by all processes after the same one.
 
 import contextlib
 import dataclasses
-from typing import Any
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 

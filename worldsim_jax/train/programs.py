@@ -8,14 +8,12 @@
 """
 
 import functools
-from typing import Any
-from typing import Callable
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+import jax.numpy as jnp
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import rollout

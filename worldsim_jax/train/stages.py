@@ -12,8 +12,7 @@ start from nothing may have sizes of their own, `config.<stage>.model`.
 """
 
 import dataclasses
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

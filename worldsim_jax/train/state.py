@@ -14,8 +14,7 @@ resumed run draws what an uninterrupted one would have drawn.
 """
 
 import dataclasses
-from typing import Any
-from typing import Callable
+from typing import Any, Callable
 import zlib
 
 import flax.struct
