@@ -102,9 +102,9 @@ def read(keys, given: Mapping[str, tensors.Readable], file: str = '',
   try:
     found = keys.own(given)
     module = keys.module(found, **fields)
-  except UserError as e:
+    params = keys.shapes(module)
+  except (UserError, ValueError) as e:
     raise UserError(f'{file}: {e}' if file else str(e)) from e
-  params = keys.shapes(module)
   places = keys.places(params, keys.find_format(found))
   check(found, places, params, keys.MODEL, file)
   return module, to_tree(found, places, params, dtype)
@@ -193,16 +193,34 @@ def to_tensors(params, places: Mapping[str, Place], dtypes=None
     params: of the model: arrays, or what is read by its first index
       (`storage.arrays.Stored`).
     places: of all tensors, by name.
-    dtypes: by path; default: of the parameters.
+    dtypes: as `narrower` made them; default: of the parameters.
   """
   flat, dtypes, found = flatten(params), dtypes or {}, {}
   for name, place in places.items():
     x = flat[place.path]
-    dtype = jnp.dtype(dtypes.get(place.path, x.dtype))
+    dtype = dtypes.get('/'.join(place.path), {}).get(
+        str(place.layer or 0), x.dtype)
+    dtype = jnp.dtype(dtype)
     found[name] = tensors.Computed(
         shape_there(x.shape, place), dtype,
         functools.partial(_part, x, place, dtype))
   return found
+
+
+def narrower(found: Mapping[str, tensors.Readable],
+             places: Mapping[str, Place], params):
+  """Which tensors had fewer bits than their parameters have.
+
+  Returns:
+    {path, joined by slashes: {layer: name of the tensor's dtype}}.
+  """
+  dtypes, flat = {}, flatten(params)
+  for name, place in places.items():
+    dtype = flat[place.path].dtype
+    if found[name].dtype != dtype == widest((found[name].dtype, dtype)):
+      own = dtypes.setdefault('/'.join(place.path), {})
+      own[str(place.layer or 0)] = found[name].dtype.name
+  return dtypes
 
 
 def widest(dtypes) -> np.dtype:

@@ -101,14 +101,15 @@ def load(folder, shapes):
 
 
 def names(folder) -> set[str]:
-  """The outermost names of a folder's tree.
+  """The outermost names of a folder's tree under which there are arrays.
 
   Raises:
     ValueError, KeyError: if it is none.
   """
   text = (paths.folder(folder) / _METADATA).read_text()
   entries = json.loads(text)['tree_metadata'].values()
-  return {entry['key_metadata'][0]['key'] for entry in entries}
+  return {entry['key_metadata'][0]['key'] for entry in entries
+          if entry['value_metadata']['value_type'] != 'Dict'}  # An empty one.
 
 
 def stored(folder, shapes) -> Any:

@@ -95,7 +95,17 @@ class World:
     Raises:
       ValueError: for frames of another shape, or a prompt to a model without
         text.
+      UserError: if the world has no tokenizer, no model or nothing to begin
+        with.
     """
+    for what, variables in (('model', self.params),
+                            ('tokenizer', self.vae_variables)):
+      if not variables:
+        raise UserError(f'this world has no {what}, so it cannot stream: '
+                        'convert it with one (--mode=convert --source=A,B).')
+    if frames is None and not len(self.starts):
+      raise UserError('this world has no first frames: give it some '
+                      f'(frames=, {self.context_frames} of them).')
     if frames is None:
       frames = self.starts[seed % len(self.starts)]
     frames = np.asarray(frames)[-self.context_frames:]
