@@ -83,14 +83,14 @@ class Place(NamedTuple):
 
 
 def read(keys, given: Mapping[str, tensors.Readable], file: str = '',
-         dtype=None, **fields):
+         weights_dtype=None, **fields):
   """The model of a file.
 
   Args:
     keys: a module `*_keys`.
     given: tensors or arrays, by name.
     file: where they are from, for messages.
-    dtype: of the parameters; default: as in the file.
+    weights_dtype: of the parameters; default: as in the file.
     **fields: of the module that no tensor tells.
 
   Returns:
@@ -107,7 +107,7 @@ def read(keys, given: Mapping[str, tensors.Readable], file: str = '',
     raise UserError(f'{file}: {e}' if file else str(e)) from e
   places = keys.places(params, keys.find_format(found))
   check(found, places, params, keys.MODEL, file)
-  return module, to_tree(found, places, params, dtype)
+  return module, to_tree(found, places, params, weights_dtype)
 
 
 def read_arrays(keys, given, **fields):

@@ -9,7 +9,9 @@ sizes are those of the tensors.
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from worldsim_jax.errors import UserError
 from worldsim_jax.models.tiny_vae import TinyVAE
@@ -24,11 +26,12 @@ _STUDENT = dict(
     window=21, sink=0, relative_positions=True, context_sigma=0.)
 _TEXT_LENGTH = 512
 KINDS = {WanVAE: 'wan', TinyVAE: 'taehv'}
-# Of a transformer's fields, what weights decide; the others tell how it runs.
-_SIZES = ('dim', 'ffn_dim', 'num_heads', 'num_layers', 'patch', 'freq_dim',
+# Of a transformer's fields, what weights decide. They do not tell into how many
+# heads their channels are split; 128 is what all published models have.
+_SIZES = ('dim', 'ffn_dim', 'num_layers', 'patch', 'freq_dim',
           'concatenated_channels', 'clip_dim', 'clip_positions')
-# Derived in models/build.py.
-_NOT_IN_CONFIG = ('latent_channels', 'text_dim', 'action_dim')
+# What models/build.py takes from the rest of the config.
+_DERIVED = ('latent_channels', 'text_dim', 'action_dim')
 
 
 def make(transformer: VideoTransformer | None, tokenizer,
@@ -67,7 +70,7 @@ def _with(given: ConfigDict, own: ConfigDict) -> ConfigDict:
   config = given.copy_and_resolve_references().unlock()
   for key in _SIZES:
     wanted, found = given.model.get(key, own.model[key]), own.model[key]
-    if wanted != found:
+    if tuple(np.ravel(wanted)) != tuple(np.ravel(found)):
       raise UserError(f'config.model.{key}={wanted}, but the weights have '
                       f'{found}')
   config.stages, config.vae = (), own.vae
@@ -94,7 +97,11 @@ def _vae(tokenizer) -> dict[str, Any]:
 
 
 def _fields(module) -> dict[str, Any]:
-  return {field.name: getattr(module, field.name)
-          for field in dataclasses.fields(module)
-          if field.name not in ('parent', 'name', *(
-              _NOT_IN_CONFIG if isinstance(module, VideoTransformer) else ()))}
+  fields = {field.name: getattr(module, field.name)
+            for field in dataclasses.fields(module)
+            if field.name not in ('parent', 'name')}
+  fields['dtype'] = jnp.dtype(fields['dtype']).name  # It may be a class.
+  if isinstance(module, VideoTransformer):
+    for name in _DERIVED:
+      del fields[name]
+  return fields

@@ -23,6 +23,7 @@ from worldsim_jax.storage import paths
 _METADATA = '_METADATA'  # Orbax's list of what a folder has.
 # Of a chunk, the unit of reading and compression; several are in memory.
 _CHUNK_BYTES = 2**28
+_SMALL_BYTES = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +136,8 @@ def stored(folder, shapes) -> Any:
 
 
 def _savable(x):
-  if isinstance(x, Streamed):
-    return x
+  if isinstance(x, Streamed):  # Small ones are faster together.
+    return x if x.nbytes > _SMALL_BYTES else x.whole()
   # Of one process's own devices, Orbax saves only what is on the host.
   x = np.asarray(x)
   if x.nbytes <= _CHUNK_BYTES:
