@@ -81,6 +81,15 @@ class PublishedSizesTest(parameterized.TestCase):
     places = wan_dit_keys.match(shapes, wan_dit_keys.params_of(fields))
     self.assertEqual(set(places), set(shapes))
 
+  @parameterized.parameters(*MODELS)
+  def test_the_other_familys_name_is_of_the_same_place(self, name):
+    for tensor in all_shapes(MODELS[name], 'diffusers'):
+      other = wan_dit_keys.other_name(tensor)
+      self.assertEqual(wan_dit_keys.place(other, 'wan'),
+                       wan_dit_keys.place(tensor, 'diffusers'))
+      self.assertEqual(wan_dit_keys.other_name(other), tensor)
+    self.assertIsNone(wan_dit_keys.other_name('blocks.0.other\n.weight'))
+
   def test_a_file_tells_the_streams_of_its_model(self):
     fields = lambda name: wan_dit_keys.model_fields(
         all_shapes(MODELS[name], 'diffusers'))

@@ -122,6 +122,9 @@ def _leaves(modules, family: str, front: tuple[str, ...] = ()):
 _NAMES = {  # family -> ({name: ...}, {name within blocks.N.: ...})
     family: (_leaves(_OUTSIDE, family), _leaves(_BLOCK, family, ('blocks',)))
     for family in FORMATS}
+_OTHER = [  # Outside and in a block: a name to that of the other family.
+    dict(zip((*wan, *diffusers), (*diffusers, *wan)))
+    for wan, diffusers in zip(*_NAMES.values())]
 
 
 def bare(name: str) -> str:
@@ -186,6 +189,13 @@ def place(name: str, family: str) -> Place:
                     f'the family {family!r}).')
   path, layout = found
   return Place(path, layer, layout)
+
+
+def other_name(name: str) -> str | None:
+  """What the other family calls a (bare) tensor; None if it has no such."""
+  block = re.match(r'blocks\.\d+\.|', name)[0]
+  other = _OTHER[bool(block)].get(name.removeprefix(block))
+  return other and block + other
 
 
 def names(params, family: str) -> dict[str, Place]:
