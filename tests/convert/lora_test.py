@@ -209,12 +209,12 @@ class SumsTest(parameterized.TestCase):
     base = make_base(dtype=jnp.bfloat16)
     name = f'{self.MODULE}.weight'
     rng = np.random.default_rng(0)
-    a, b = (rng.integers(-100, 101, shape) for shape in (
-        (RANK, DIM), (DIM, RANK)))
-    found = merge(base, {
-        f'{self.MODULE}.lora_A.weight': a.astype(jnp.bfloat16),
-        f'{self.MODULE}.lora_B.weight': b.astype(jnp.bfloat16)})
-    exact = base[name].astype(np.int64) + b @ a
+    # Of more bits than bfloat16 has; sums have less than float32 has.
+    a, b = (rng.integers(-1000, 1001, shape).astype(np.float32)
+            for shape in ((RANK, DIM), (DIM, RANK)))
+    found = merge(base, {f'{self.MODULE}.lora_A.weight': a,
+                         f'{self.MODULE}.lora_B.weight': b})
+    exact = base[name].astype(np.float32) + b @ a
     archives.assert_same_bits(found[name], exact.astype(jnp.bfloat16))
     twice = base[name] + (b @ a).astype(jnp.bfloat16)
     self.assertFalse((found[name] == twice).all())
