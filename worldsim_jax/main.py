@@ -68,6 +68,9 @@ _NETWORK = flags.DEFINE_string(
 _WEIGHTS_DTYPE = flags.DEFINE_string(
     'weights_dtype', '', "convert: of the transformer's parameters, float32 or "
     'bfloat16; default: as they are.')
+_LORA_ALPHA = flags.DEFINE_float(
+    'lora_alpha', None, 'convert: of a LoRA whose file does not tell; default: '
+    'its rank, which scales it by one.')
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'host:port of process 0, for hosts that the '
     'environment does not tell of; with --num_processes and --process_id.')
@@ -143,7 +146,8 @@ def _convert():
     from worldsim_jax.convert import into_world
     into_world.convert(
         source.split(','), target, network=_NETWORK.value,
-        dtype=_WEIGHTS_DTYPE.value, config=command_line.value(_CONFIG))
+        dtype=_WEIGHTS_DTYPE.value, config=command_line.value(_CONFIG),
+        lora_alpha=_LORA_ALPHA.value)
 
 
 def _fit():

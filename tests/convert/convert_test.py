@@ -92,6 +92,26 @@ class ConvertTest(parameterized.TestCase):
         os.path.getsize(self.root / 'back.pt'),
         1.3 * sum(x.nbytes for x in expected.values()))
 
+  def test_a_lora_is_merged_into_the_network_that_is_chosen(self):
+    given = releases.self_forcing(self.root / 'longlive_base.pt')
+    target, rng = 'blocks.1.ffn.0', np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype(np.float32)
+            for size in ((3, 128), (24, 3)))
+    torch_file.write_torch(self.root / 'lora.pt', {'generator_lora': {
+        f'base_model.model.model.{target}.lora_A.weight': a,
+        f'base_model.model.model.{target}.lora_B.weight': b}})
+    with self.assertRaisesRegex(UserError, 'name the weights that it changes'):
+      self.convert(self.root / 'lora.pt')
+    for network, seed, alpha, scale in (
+        ('', 2, None, 1.), ('generator', 0, 6., 2.)):
+      world = self.convert(given, self.root / 'lora.pt', network=network,
+                           lora_alpha=alpha)
+      expected = releases.transformer(seed=seed)[f'{target}.weight']
+      # Roundings of float32; sums of three.
+      np.testing.assert_allclose(
+          np.asarray(world.params['blocks']['ffn_0']['kernel'][1]).T,
+          expected + scale * (b @ a), atol=1e-5)
+
   def test_tensors_of_fewer_bits_than_the_rest_come_back_with_theirs(self):
     given = releases.wan(self.root / 'given', tiny=True)
     mixed = releases.transformer(dtype=jnp.bfloat16)

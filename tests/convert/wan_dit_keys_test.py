@@ -83,6 +83,17 @@ class PublishedSizesTest(parameterized.TestCase):
         (1536, 8960, 12, 30, 16, 4096))
     self.assertEqual(set(wan_dit_keys.places(params, 'wan')), set(shapes))
 
+  @parameterized.parameters(*MODELS)
+  def test_the_other_familys_name_is_of_the_same_place(self, name):
+    _, params = mapping.read(
+        wan_dit_keys, all_shapes(MODELS[name], 'diffusers'))
+    of_wan = wan_dit_keys.places(params, 'wan')
+    for tensor, place in wan_dit_keys.places(params, 'diffusers').items():
+      other = wan_dit_keys.other_name(tensor)
+      self.assertEqual(of_wan[other], place)
+      self.assertEqual(wan_dit_keys.other_name(other), tensor)
+    self.assertIsNone(wan_dit_keys.other_name('blocks.0.other\n.weight'))
+
   def test_a_file_tells_the_streams_of_its_model(self):
     model = lambda name: wan_dit_keys.module(
         all_shapes(MODELS[name], 'diffusers'))
@@ -123,11 +134,6 @@ class TensorsTest(parameterized.TestCase):
       '_orig_mod.model.blocks.0.ffn.0.weight')
   def test_wrappers_are_taken_off(self, name):
     self.assertEqual(wan_dit_keys.bare(name), 'blocks.0.ffn.0.weight')
-    for group in wan_dit_keys.GROUPS:
-      self.assertEqual(wan_dit_keys.split_group(f'{group}/{name}'),
-                       (group, 'blocks.0.ffn.0.weight'))
-    self.assertEqual(wan_dit_keys.split_group(name),
-                     (None, 'blocks.0.ffn.0.weight'))
 
   def test_what_is_no_part_of_the_transformer_is_left_out(self):
     there = mapping.write_arrays(wan_dit_keys, tiny_tree(), 'wan')

@@ -70,7 +70,7 @@ class Component(NamedTuple):
 
 
 def convert(named: Sequence[str], target, *, network: str = '',
-            dtype: str = '', config=None):
+            dtype: str = '', config=None, lora_alpha: float | None = None):
   """Writes a world of published weights, or a folder of umT5 alone.
 
   Args:
@@ -79,6 +79,7 @@ def convert(named: Sequence[str], target, *, network: str = '',
     network: of a file of several: 'generator_ema', 'generator' or 'critic'.
     dtype: of the transformer's parameters, of DTYPES; default: the file's.
     config: a run's config, which decides what weights do not tell.
+    lora_alpha: of a LoRA whose file does not tell; default: its rank.
 
   Raises:
     UserError: if something does not fit, or there is no room. Nothing is
@@ -89,7 +90,7 @@ def convert(named: Sequence[str], target, *, network: str = '',
                     f'{", ".join(DTYPES)}')
   found = sources.find(named, network)
   components = {
-      kind: _component(source, found.get(sources.LORA), dtype)
+      kind: _component(source, found.get(sources.LORA), dtype, lora_alpha)
       for kind, source in found.items() if source.keys is not None}
   if not components:
     raise UserError(f'{found[sources.LORA].file} is a LoRA: name the weights '
@@ -116,12 +117,13 @@ def convert(named: Sequence[str], target, *, network: str = '',
   print(f'{target}: worldsim_jax.load({str(target)!r})')
 
 
-def _component(source, lora_source, dtype) -> Component:
+def _component(source, lora_source, dtype, alpha) -> Component:
   """A component, checked against the model that its tensors imply."""
   keys, given = source.keys, source.weights
   found = keys.own(given)
   if keys is wan_dit_keys and lora_source is not None:
-    found = lora.merged(found, lora_source.weights, source.network or None)
+    found = lora.merged(found, lora_source.weights,
+                        source.network or None, alpha)
   for name, tensor in found.items():
     if not jnp.issubdtype(tensor.dtype, jnp.floating) or (
         tensor.dtype.itemsize < 2):

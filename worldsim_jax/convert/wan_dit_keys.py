@@ -30,7 +30,6 @@ FORMATS = ('wan', 'diffusers')
 GROUPS = ('generator_ema', 'generator', 'critic')
 HEAD_DIM = 128  # Of all published sizes; the weights do not tell.
 
-_GROUP = re.compile(f'(?:({"|".join(GROUPS)})/)?(.*)')
 _WRAPPERS = re.compile(
     r'_(?:fsdp_wrapped_module|checkpoint_wrapped_module|orig_mod)\.')
 _FRONT = re.compile(r'^(?:(?:module|model|diffusion_model|generator)\.)+')
@@ -112,6 +111,9 @@ def _leaves(modules, family: str, front: tuple[str, ...] = ()):
 _NAMES = {  # family -> ({name: ...}, {name within blocks.N.: ...})
     family: (_leaves(_OUTSIDE, family), _leaves(_BLOCK, family, ('blocks',)))
     for family in FORMATS}
+_OTHER = [  # Outside and in a block: a name to that of the other family.
+    dict(zip((*wan, *diffusers), (*diffusers, *wan)))
+    for wan, diffusers in zip(*_NAMES.values())]
 
 
 def bare(name: str) -> str:
@@ -134,12 +136,6 @@ def own(tensors: Mapping[str, Readable]) -> dict[str, Readable]:
   return found
 
 
-def split_group(name: str) -> tuple[str | None, str]:
-  """(the network of GROUPS or None, the bare name) of 'generator/model.x'."""
-  group, name = _GROUP.fullmatch(name).groups()
-  return group, bare(name)
-
-
 def find_format(names: Iterable[str]) -> str | None:
   """The family of a file's (bare) names, if they are of one."""
   names = set(names)
@@ -148,6 +144,13 @@ def find_format(names: Iterable[str]) -> str | None:
     if mark in names:
       return family
   return None
+
+
+def other_name(name: str) -> str | None:
+  """What the other family calls a (bare) tensor; None if it has no such."""
+  block = re.match(r'blocks\.\d+\.|', name)[0]
+  other = _OTHER[bool(block)].get(name.removeprefix(block))
+  return other and block + other
 
 
 def places(params, family: str, patch=(2, 2)) -> dict[str, Place]:
