@@ -73,6 +73,7 @@ def _with(given: ConfigDict, own: ConfigDict) -> ConfigDict:
     if tuple(np.ravel(wanted)) != tuple(np.ravel(found)):
       raise UserError(f'config.model.{key}={wanted}, but the weights have '
                       f'{found}')
+  config.model = ConfigDict(own.model.to_dict() | given.model.to_dict())
   config.stages, config.vae = (), own.vae
   config.text.dim = own.text.dim
   config.student.weights_dtype = own.student.weights_dtype
