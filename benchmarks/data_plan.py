@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from benchmarks.configs import wan_1_3b
 from worldsim_jax.models import build
-from worldsim_jax.models import tiny_vae
+from worldsim_jax.models import pixels
 from worldsim_jax.parallel import flops
 from worldsim_jax.streaming import files
 
@@ -78,13 +78,13 @@ def values() -> dict[str, float]:
 @functools.cache
 def encode_flops() -> float:
   """Of one clip in the encoder of TAEHV."""
-  vae = build.tiny_vae(wan_1_3b.get_config())
+  vae = build.tokenizer(wan_1_3b.get_config())
   shapes = jax.eval_shape(
       lambda: files.initial_variables(wan_1_3b.get_config()))['vae']
   video = jax.ShapeDtypeStruct((1, FRAMES, HEIGHT, WIDTH, 3), jnp.uint8)
   return flops.count(
       lambda variables, x: vae.apply(
-          variables, tiny_vae.to_float(x), method='encode')[0], shapes, video)
+          variables, pixels.to_float(x), method='encode')[0], shapes, video)
 
 
 @functools.cache

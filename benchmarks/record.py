@@ -88,7 +88,7 @@ def _encode(config, count, repeats):
   size = (config.data.num_frames, config.data.height, config.data.width)
   shapes = jax.eval_shape(lambda: files.initial_variables(config))['vae']
   variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  encoder = encoding.Encoder(config, build.tiny_vae(config), variables)
+  encoder = encoding.Encoder(config, build.tokenizer(config), variables)
   episodes = [_episode(size)] * count
   made = next(encoder(iter(episodes[:1])))['latents']
   wall, processor = _times(lambda: list(encoder(iter(episodes))), repeats)

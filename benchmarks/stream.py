@@ -35,7 +35,7 @@ WARM_UP_CHUNKS = 2
 def benchmark(options):
   """A row per quarter of the stream."""
   config = options.config
-  frames_per_chunk = config.student.chunk * build.tiny_vae(config).time_stride
+  frames_per_chunk = config.student.chunk * build.tokenizer(config).time_stride
   chunks = options.frames // frames_per_chunk // QUARTERS * QUARTERS
   if not chunks:
     raise UserError(

@@ -20,8 +20,9 @@ def get_config() -> ConfigDict:
       actions=True, policy='random_walk', train_maps=(), test_maps=(),
       generated_train_maps=64, generated_test_maps=16, train_episodes=12,
       test_episodes=8, num_frames=40, num_workers=2))
+  # Or models.wan_vae.WanVAE, read from weights: ConfigDict(dict(kind='wan')).
   config.vae = ConfigDict(dict(  # fields of models.tiny_vae.TinyVAE
-      latent_channels=16, encoder_widths=(64, 64, 64),
+      kind='taehv', latent_channels=16, encoder_widths=(64, 64, 64),
       decoder_widths=(256, 128, 64, 64), blocks_per_stage=3,
       time_strides=(1, 1, 1), patch=1, pad='start', shortcut=False,
       dtype='float32'))

@@ -7,6 +7,7 @@ Command:  python -m worldsim_jax.main --config=configs/wan_14b.py \
             --workdir=gs://bucket/wan_14b --config.text.path=weights/umt5
 Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/wan_14b.py:tiny
+Wan VAE:  --config=configs/wan_14b.py:wan_vae, or :tiny,wan_vae
 """
 
 from configs import wan_1_3b
@@ -14,5 +15,5 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The config; `arg` is '' or 'tiny'."""
+  """The config; `arg` is '', 'tiny', 'wan_vae' or 'tiny,wan_vae'."""
   return wan_1_3b.wan(wan_1_3b.MODEL_14B, arg)

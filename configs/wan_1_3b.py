@@ -11,6 +11,8 @@ Command:  python -m worldsim_jax.main --config=configs/wan_1_3b.py \
             --workdir=runs/wan_1_3b
 Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/wan_1_3b.py:tiny
+Wan VAE:  --config=configs/wan_1_3b.py:wan_vae, or :tiny,wan_vae: Wan's own
+          tokenizer instead; read from weights, with config.data.latents.
 """
 
 from configs import base
@@ -22,7 +24,7 @@ MODEL_14B = dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The config; `arg` is '' or 'tiny'."""
+  """The config; `arg` is '', 'tiny', 'wan_vae' or 'tiny,wan_vae'."""
   return wan(MODEL_1_3B, arg)
 
 
@@ -47,10 +49,16 @@ def wan(model, arg: str = '') -> ConfigDict:
   config.teacher_forcing.context_frames = 3
   config.evaluate.update(dict(horizon=72, teacher_steps=50, teacher_window=21))
   config.mesh.update(dict(data=1, fsdp=-1))
-  if arg == 'tiny':
+  variants = set(arg.split(',')) - {''}
+  for name in sorted(variants - {'tiny', 'wan_vae'}):
+    raise ValueError(
+        f'config argument {name!r} is not one of: tiny, wan_vae')
+  if 'tiny' in variants:
     tiny(config)
-  elif arg:
-    raise ValueError(f'config argument {arg!r} is not one of: tiny')
+  if 'wan_vae' in variants:  # It is not trained.
+    small = dict(base=8, num_res_blocks=1) if 'tiny' in variants else {}
+    config.vae = ConfigDict(dict(kind='wan', dtype=config.vae.dtype) | small)
+    config.stages = config.stages[1:]
   return config
 
 

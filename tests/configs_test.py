@@ -10,6 +10,7 @@ from absl.testing import parameterized
 from configs import base
 from worldsim_jax.data import splits
 from worldsim_jax.errors import UserError
+from worldsim_jax.models import build
 from worldsim_jax.train import run
 from worldsim_jax.train import validation
 
@@ -24,7 +25,7 @@ def module(name):
 
 def arguments(name):
   """The variants that get_config documents: `arg` is '' or 'tiny'."""
-  return re.findall(r"'(\w*)'", module(name).get_config.__doc__)
+  return re.findall(r"'([\w,]*)'", module(name).get_config.__doc__)
 
 
 VARIANTS = [(f'{name}_{argument}', name, argument)
@@ -42,8 +43,12 @@ class ConfigsTest(parameterized.TestCase):
   @parameterized.named_parameters(*VARIANTS)
   def test_it_builds_and_could_run(self, name, argument):
     config = module(name).get_config(argument)
-    if config.text.encoder == 'umt5':  # The user names its folder.
-      validation.check(config)
+    validation.check(config)
+    if config.vae.kind == 'wan':  # The user names latents that it made.
+      with self.assertRaisesRegex(UserError, 'config.data.latents'):
+        validation.check_run(config)
+      config.data.latents = '/their/latents'
+    if config.text.encoder == 'umt5':  # And the folder of the text encoder.
       with self.assertRaisesRegex(UserError, 'config.text.path'):
         validation.check_run(config)
     else:
@@ -62,6 +67,10 @@ class ConfigsTest(parameterized.TestCase):
         self.assertContainsSubset(
             config[stage].model.keys(), expected.model.keys())
         config[stage].model = {}
+    if config.vae.kind != expected.vae.kind:
+      self.assertContainsSubset(
+          config.vae.keys(), build.tokenizer_fields(config))
+      config.vae = expected.vae
     self.assertEqual(keys(config), keys(expected))
 
   @parameterized.named_parameters(*VARIANTS)
@@ -83,14 +92,15 @@ class ConfigsTest(parameterized.TestCase):
   @parameterized.parameters(*NAMES)
   def test_its_docstring_names_every_variant(self, name):
     for argument in filter(None, arguments(name)):
-      self.assertIn(f'--config=configs/{name}.py:{argument}',
-                    module(name).__doc__)
+      self.assertIn(f':{argument}', module(name).__doc__)
 
   @parameterized.parameters(*NAMES)
   def test_an_unknown_variant_is_named_with_those_there_are(self, name):
-    known = ', '.join(filter(None, arguments(name)))
-    with self.assertRaisesRegex(ValueError, f"'huge' is not one of: {known}"):
-      module(name).get_config('huge')
+    known = [arg for arg in arguments(name) if arg and ',' not in arg]
+    for argument in ['huge'] + ['tiny,huge'] * ('wan_vae' in known):
+      with self.assertRaisesRegex(
+          ValueError, f"'huge' is not one of: {', '.join(known)}"):
+        module(name).get_config(argument)
 
   @parameterized.parameters(*NAMES)
   def test_two_calls_share_nothing(self, name):

@@ -12,7 +12,7 @@ from worldsim_jax.data import records
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import films
 from worldsim_jax.evaluate import replay
-from worldsim_jax.models import tiny_vae
+from worldsim_jax.models import pixels
 
 GIVEN, HORIZON = 2, 4
 
@@ -103,8 +103,8 @@ class PlayTest(absltest.TestCase):
 
   def test_the_ceiling_is_the_truth_through_the_tokenizer(self):
     world = tiny_world.make()
-    expected = tiny_vae.to_uint8(world.vae.apply(
-        world.vae_variables, tiny_vae.to_float(clips()['rgb'])))
+    expected = pixels.to_uint8(world.vae.apply(
+        world.vae_variables, pixels.to_float(clips()['rgb'])))
     difference = played()['vae'].astype(int) - expected[:, GIVEN:]
     # One program against many: a value may fall to the next grey level.
     self.assertLessEqual(np.abs(difference).max(), 1)

@@ -12,6 +12,7 @@ import numpy as np
 from configs import quickstart
 from worldsim_jax.diffusion import flow
 from worldsim_jax.models import build
+from worldsim_jax.models import wan_vae
 
 
 def smoke(**changes):
@@ -32,11 +33,36 @@ class BuildTest(parameterized.TestCase):
   def test_the_transformer_reads_the_latents_of_the_tokenizer(self):
     config = smoke()
     video = jnp.zeros((2, 5, config.data.height, config.data.width, 3))
-    (latents, _), _ = jax.eval_shape(lambda: build.tiny_vae(
+    (latents, _), _ = jax.eval_shape(lambda: build.tokenizer(
         config).init_with_output(jax.random.key(0), video, method='encode'))
     height, width = build.latent_size(config)
     channels = build.transformer(config).latent_channels
     self.assertEqual(latents.shape, (2, 5, height, width, channels))
+
+  def test_worlds_from_before_there_were_kinds_have_the_first_one(self):
+    config = smoke()
+    older = config.copy_and_resolve_references()
+    del older.vae.kind
+    self.assertEqual(build.tokenizer(older), build.tokenizer(config))
+    self.assertEqual(
+        build.tokenizer_fields(older), build.tokenizer_fields(config))
+
+  def test_a_kind_alone_is_a_tokenizer_of_published_size(self):
+    config = smoke()
+    config.vae = ml_collections.ConfigDict(dict(kind='wan'))
+    self.assertEqual(build.tokenizer(config), wan_vae.WanVAE())
+    fields = build.tokenizer_fields(config)
+    self.assertEqual(next(iter(fields)), 'kind')
+    self.assertEqual((fields.pop('kind'), fields['base']), ('wan', 96))
+    self.assertEqual(wan_vae.WanVAE(**fields), wan_vae.WanVAE())
+
+  @parameterized.parameters(
+      ('vae.kind', 'wam', "config.vae.kind='wam' is not one of .*'wan'"),
+      ('vae.kind', 'wan', "config.vae.blocks_per_stage is no field of "
+       "config.vae.kind='wan'; another kind replaces all of config.vae"))
+  def test_a_tokenizer_that_is_none_names_the_key(self, key, value, said):
+    with self.assertRaisesRegex(ValueError, said):
+      build.tokenizer(smoke(**{key: value}))
 
   @parameterized.parameters(((1,), 3), ((2,), 6))
   def test_a_latent_frame_is_told_the_actions_of_all_its_frames(
@@ -74,9 +100,9 @@ class BuildTest(parameterized.TestCase):
     config = smoke()
     read = ml_collections.ConfigDict(json.loads(config.to_json()))
     self.assertEqual(build.transformer(read), build.transformer(config))
-    self.assertEqual(build.tiny_vae(read), build.tiny_vae(config))
+    self.assertEqual(build.tokenizer(read), build.tokenizer(config))
     hash(build.transformer(read))
-    hash(build.tiny_vae(read))
+    hash(build.tokenizer(read))
     np.testing.assert_array_equal(
         build.student_sigmas(read), build.student_sigmas(config))
 

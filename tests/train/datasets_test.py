@@ -16,6 +16,7 @@ from worldsim_jax.data import records
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.models import build
+from worldsim_jax.models import pixels
 from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import mesh as meshes
@@ -51,7 +52,7 @@ def frames_dir():
 @functools.cache
 def codec():
   """The tokenizer's shortcut alone: a linear codec that sees well."""
-  vae = build.tiny_vae(config())
+  vae = build.tokenizer(config())
   variables = tiny_world.random_variables(config())['vae']
   params = jax.tree.map(jnp.zeros_like, variables['params'])
   films = datasets.films(config(), frames_dir(), 9)
@@ -105,8 +106,8 @@ class LatentsTest(absltest.TestCase):
         self.assertEqual(latents.shape, (6, 3, 4, 32))
         video, _ = vae.apply(variables, latents[None], method='decode')
         rgb = films[index]['rgb'][None, :11]
-        psnr = image_metrics.psnr(tiny_vae.to_uint8(video), rgb)
-        late = image_metrics.psnr(tiny_vae.to_uint8(video[:, 1:]), rgb[:, :-1])
+        psnr = image_metrics.psnr(pixels.to_uint8(video), rgb)
+        late = image_metrics.psnr(pixels.to_uint8(video[:, 1:]), rgb[:, :-1])
         self.assertGreater(psnr.mean(), 20)
         self.assertGreater(psnr.mean(), late.mean() + 0.5)
 

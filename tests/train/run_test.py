@@ -117,6 +117,7 @@ class FingerprintTest(absltest.TestCase):
     config.model.update(dict(remat='full', attention='xla', unroll=2))
     config.teacher.offload = ('opt_state',)
     config.data.dir = '/elsewhere'
+    del config.vae.kind  # There was one only, once.
     self.assertEqual(print_of(config), before)
     config.model.ffn_dim *= 2
     self.assertNotEqual(print_of(config), before)

@@ -20,6 +20,10 @@ def smoke(**changes):
   return config
 
 
+# Of the size of the other kind's, as configs/wan_1_3b.py:tiny,wan_vae.
+WAN_VAE = {'vae': ml_collections.ConfigDict(dict(
+    kind='wan', base=4, num_res_blocks=1,
+    temporal_downsample=(False, False, True)))}
 STRIDED = {'vae.time_strides': (2,), 'tokenizer.clip_frames': 5}
 
 # Name, changes, what the message must hold.
@@ -83,6 +87,13 @@ WRONG = (
     ('unknown_attention', {'model.attention': 'x'}, 'config.model.attention'),
     ('unknown_dtype', {'model.dtype': 'float33'}, 'config.model'),
     ('residual_without_image', {'model.image': False}, 'config.model.image'),
+    ('trained_wan_vae', WAN_VAE,
+     "config.stages trains 'tokenizer', but config.vae.kind='wan' is never "
+     'trained but read from weights: leave the tokenizer out of config.stages, '
+     'and name in config.data.latents'),
+    ('unknown_kind', {'vae.kind': 'x'}, "config.vae.kind='x' is not one of"),
+    ('fields_of_another_kind', {'vae.kind': 'wan'},
+     "config.vae.blocks_per_stage is no field of config.vae.kind='wan'"),
     ('vae_stages_differ', {'vae.time_strides': (1, 1)}, 'config.vae'),
     ('sink_without_window', {'student.sink': -3}, 'config.student.sink'),
     ('steps_do_not_decrease', {'student.timesteps': (500, 750)},
@@ -138,6 +149,10 @@ WRONG = (
 WRONG_RUN = (
     ('no_tokenizer', {'stages': ('teacher',)},
      "config.teacher.paradigm='full_sequence': the first of config.stages"),
+    ('wan_vae_of_nowhere',
+     WAN_VAE | {'stages': ('teacher', 'teacher_forcing')},
+     "config.data.latents is empty, but config.vae.kind='wan' is never "
+     'trained but read from weights: leave'),
     ('two_tokenizers',
      {'teacher.paradigm': 'tokenizer', 'stages': ('tokenizer', 'teacher')},
      "config.teacher.paradigm='tokenizer': the first of config.stages"),
@@ -206,6 +221,8 @@ class ValidationTest(parameterized.TestCase):
       ('longest_stream', {'student.window': 3, 'student.sink': 1}),
       ('longest_horizon', {'evaluate.horizon': 18}),
       ('longest_latent_clip', STRIDED | {'teacher.clip_frames': 10}),
+      ('wan_vae_from_weights', WAN_VAE | {
+          'stages': ('teacher', 'teacher_forcing'), 'data.latents': '/there'}),
       # How long a user's films are is not known yet.
       ('own_records', {'data.records': 'x', 'evaluate.horizon': 99}))
   def test_what_can_run_passes(self, changes):

@@ -32,7 +32,7 @@ from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import windows
 from worldsim_jax.models import build
-from worldsim_jax.models import tiny_vae
+from worldsim_jax.models import pixels
 from worldsim_jax.models.conditioning import Conditioning
 
 LONG, SHORT = 16, 8  # frames that figures are means over
@@ -119,7 +119,7 @@ def teacher_continuation(world, params, clips, seed: int = 0):
 
   @jax.jit
   def run(params, variables, frames, actions, text):
-    z, _ = vae.apply(variables, tiny_vae.to_float(frames), method='encode')
+    z, _ = vae.apply(variables, pixels.to_float(frames), method='encode')
     conditioning = Conditioning(
         text=text, actions=batches.group_actions(actions, vae.time_stride))
     new = windows.extend(
@@ -128,7 +128,7 @@ def teacher_continuation(world, params, clips, seed: int = 0):
         guidance_scale=evaluate.guidance_scale, sample=sampler.sample)
     _, carry = vae.apply(variables, z, method='decode')
     video, _ = vae.apply(variables, new, carry, method='decode')
-    return tiny_vae.to_uint8(video)
+    return pixels.to_uint8(video)
 
   given_frames = clips['rgb'][:, :world.context_frames]
   return run(params, world.vae_variables, given_frames,
@@ -218,8 +218,8 @@ def _reconstruct(world, rgb):
   @jax.jit
   def run(variables, frames):
     z, _ = world.vae.apply(
-        variables, tiny_vae.to_float(frames), method='encode')
+        variables, pixels.to_float(frames), method='encode')
     video, _ = world.vae.apply(variables, z, method='decode')
-    return tiny_vae.to_uint8(video)
+    return pixels.to_uint8(video)
 
   return run(world.vae_variables, rgb)

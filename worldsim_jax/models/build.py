@@ -1,6 +1,7 @@
 """From a configuration to modules: the one place that reads config.model."""
 
 from collections.abc import Mapping
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,11 @@ from worldsim_jax.diffusion import flow
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.models.tiny_vae import TinyVAE
 from worldsim_jax.models.transformer import VideoTransformer
+from worldsim_jax.models.wan_vae import WanVAE
 
 NUM_ACTIONS = 3  # forward, strafe, turn
+TOKENIZERS = {'taehv': TinyVAE, 'wan': WanVAE}  # by config.vae.kind
+DEFAULT_KIND = 'taehv'  # Worlds from before there was another name none.
 
 
 def for_network(config, name: str):
@@ -37,15 +41,38 @@ def student(config):
 
 def transformer(config) -> VideoTransformer:
   """The transformer of config.model, sized to config.vae's latents."""
-  vae = tiny_vae(config)
+  vae = tokenizer(config)
   actions = NUM_ACTIONS * vae.time_stride if config.data.actions else 0
   return VideoTransformer(
       latent_channels=vae.latent_channels, action_dim=actions,
       text_dim=config.text.dim, **_fields(config.model))
 
 
-def tiny_vae(config) -> TinyVAE:
-  return TinyVAE(**_fields(config.vae))
+def tokenizer(config) -> TinyVAE | WanVAE:
+  """The autoencoder of config.vae.
+
+  Raises:
+    ValueError: for a kind that there is not, or a field that it has not.
+  """
+  fields = _fields(config.vae)
+  kind = fields.pop('kind', DEFAULT_KIND)
+  if kind not in TOKENIZERS:
+    raise ValueError(
+        f'config.vae.kind={kind!r} is not one of {tuple(TOKENIZERS)}.')
+  module = TOKENIZERS[kind]
+  unknown = sorted(fields.keys() - set(_names(module)))
+  if unknown:
+    raise ValueError(
+        f'config.vae.{unknown[0]} is no field of config.vae.kind={kind!r}; '
+        'another kind replaces all of config.vae (configs/base.py).')
+  return module(**fields)
+
+
+def tokenizer_fields(config) -> dict:
+  """All of config.vae: the kind, then its fields, defaults included."""
+  vae = tokenizer(config)
+  return {'kind': config.vae.get('kind', DEFAULT_KIND)} | {
+      name: getattr(vae, name) for name in _names(type(vae))}
 
 
 def latent_size(config) -> tuple[int, int]:
@@ -55,7 +82,7 @@ def latent_size(config) -> tuple[int, int]:
     ValueError: if the VAE or the patches do not divide the frames.
   """
   size = (config.data.height, config.data.width)
-  divisor = tiny_vae(config).space_stride
+  divisor = tokenizer(config).space_stride
   patch = tuple(config.model.patch)
   for name, pixels, p in zip(('height', 'width'), size, patch):
     if pixels % (divisor * p):
@@ -101,6 +128,12 @@ def student_sigmas(config) -> np.ndarray:
 def velocity_fn(model: VideoTransformer):
   """(params, x, timesteps, conditioning, context=None, cache=None) -> model."""
   return lambda params, *args: model.apply({'params': params}, *args)
+
+
+def _names(module) -> list[str]:
+  """Of a module's fields, without flax's own."""
+  return [field.name for field in dataclasses.fields(module)
+          if field.name not in ('parent', 'name')]
 
 
 def _fields(config: Mapping) -> dict:

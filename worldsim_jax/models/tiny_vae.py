@@ -53,6 +53,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.diffusion import noise
+from worldsim_jax.models import pixels
 
 # One previous frame [B, h, w, C] per MemBlock, in order of depth.
 Carry = tuple[jax.Array, ...]
@@ -299,18 +300,6 @@ def _from_patches(x_BFHWC, time, space):
       b, f * time, h * space, w * space, -1)
 
 
-def to_uint8(video):
-  """[0, 1] floats to bytes, on the device: a quarter of the transfer."""
-  return jnp.round(jnp.clip(video, 0, 1) * 255).astype(jnp.uint8)
-
-
-def to_float(video):
-  """Bytes to floats in [0, 1]; floats pass."""
-  if video.dtype == jnp.uint8:
-    return video.astype(jnp.float32) / 255
-  return video
-
-
 def psnr_db(video_BPHWC, target_BPHWC):
   """Peak signal-to-noise ratio in dB, averaged over frames."""
   error = jnp.square(video_BPHWC - target_BPHWC).mean(axis=(-3, -2, -1))
@@ -330,7 +319,7 @@ def reconstruction_loss(
   them, so that decoding forgives a diffusion model's small errors.
   """
   def loss(params, batch, rng):
-    video_BPHWC, variables = to_float(batch['video']), {'params': params}
+    video_BPHWC, variables = pixels.to_float(batch['video']), {'params': params}
     z, _ = vae.apply(variables, video_BPHWC, method='encode')
     if latent_noise:
       std = jax.lax.stop_gradient(z.std())
@@ -356,7 +345,8 @@ def measure_latent_stats(
   """
   @jax.jit
   def moments(video):
-    z, _ = vae.apply({'params': params}, to_float(video), method='encode')
+    z, _ = vae.apply(
+        {'params': params}, pixels.to_float(video), method='encode')
     return jnp.stack([z.mean((0, 1, 2, 3)), jnp.square(z).mean((0, 1, 2, 3))])
 
   mean, square = jnp.mean(jnp.stack([moments(v) for v in videos]), axis=0)
@@ -378,7 +368,7 @@ def fit_shortcut(vae: TinyVAE, params: Any, videos: Iterable[jax.Array]):
     raise ValueError('There is no shortcut to fit (config.vae.shortcut).')
 
   def patches(video):
-    x = vae.pad_time(to_float(jnp.asarray(video)))
+    x = vae.pad_time(pixels.to_float(jnp.asarray(video)))
     x = _to_patches(x, 1, vae.patch)
     return _to_patches(x, vae.time_stride, vae.space_stride // vae.patch)
 

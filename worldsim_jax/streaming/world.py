@@ -23,8 +23,8 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import rollout
 from worldsim_jax.models import build
+from worldsim_jax.models import pixels
 from worldsim_jax.models import text_encoder
-from worldsim_jax.models import tiny_vae
 from worldsim_jax.models.conditioning import Conditioning
 
 
@@ -71,7 +71,7 @@ class World:
 
   @functools.cached_property
   def vae(self):
-    return build.tiny_vae(self.config)
+    return build.tokenizer(self.config)
 
   @property
   def frames_per_step(self) -> int:
@@ -180,7 +180,7 @@ class World:
       key: raw random key data, uint32.
     """
     latents, _ = self.vae.apply(
-        variables['vae'], tiny_vae.to_float(frames_BPHWC), method='encode')
+        variables['vae'], pixels.to_float(frames_BPHWC), method='encode')
     _, decoder = self.vae.apply(variables['vae'], latents, method='decode')
     conditioning = Conditioning(
         text=text, actions=batches.group_actions(
@@ -219,7 +219,7 @@ class World:
         variables['vae'], x0, session.decoder, method='decode')
     session = session.replace(
         video=video, decoder=decoder, chunk=session.chunk + 1)
-    return session, tiny_vae.to_uint8(frames)
+    return session, pixels.to_uint8(frames)
 
   def continue_videos(self, frames_BPHWC, actions_BPA, prompts=None,
                       seed: int = 0, params=None):

@@ -71,13 +71,12 @@ def check_latents(config, made_with):
   lost = [name for name in latent_fields(config) if name not in source.shapes]
   if lost:
     raise UserError(f'{where} has no field {lost[0]!r}.')
-  vae, made_by = build.tiny_vae(config), build.tiny_vae(made_with)
-  for key in config.vae:
-    if getattr(vae, key) != getattr(made_by, key):
+  vae, made_by = map(build.tokenizer_fields, (config, made_with))
+  for key in vae:  # Only where the kinds agree, which come first, do the rest.
+    if vae[key] != made_by[key]:
       raise UserError(f'{where} was made with config.vae.{key}='
-                      f'{getattr(made_by, key)}, but it is '
-                      f'{getattr(vae, key)} here.')
-  size = (*build.latent_size(config), config.vae.latent_channels)
+                      f'{made_by[key]}, but it is {vae[key]} here.')
+  size = (*build.latent_size(config), vae['latent_channels'])
   if source.shapes['latents'][1:] != size:
     raise UserError(
         f'{where} has latents of {source.shapes["latents"][1:]}, but '
@@ -97,7 +96,7 @@ def check_latents(config, made_with):
 def films(config, directory: str, count: int):
   """Yields films spread over the training split, uint8 [1, P, H, W, 3]."""
   source = records.Source(directory, 'train')
-  stride = build.tiny_vae(config).time_stride
+  stride = build.tokenizer(config).time_stride
   count = min(count, len(source))
   for index in np.linspace(0, len(source) - 1, count).astype(int):
     rgb = source[int(index)]['rgb']

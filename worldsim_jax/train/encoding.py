@@ -19,8 +19,8 @@ from worldsim_jax.data import shots
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import batches
+from worldsim_jax.models import pixels
 from worldsim_jax.models import text_encoder
-from worldsim_jax.models import tiny_vae
 
 # Of frames at once on a device: one clip of 81 frames of 480x832.
 PIXELS = 2**25
@@ -143,7 +143,7 @@ def digest(variables) -> str:
 
 def _encode(vae, dtype, variables, rgb_BPHWC, actions_BPA):
   latents, _ = vae.apply(
-      variables, tiny_vae.to_float(rgb_BPHWC), method='encode')
+      variables, pixels.to_float(rgb_BPHWC), method='encode')
   return {'latents': latents.astype(dtype),
           'actions': batches.group_actions(actions_BPA, vae.time_stride)}
 

@@ -156,7 +156,7 @@ def _rollout(config, mesh) -> Program:
   args = (meshes.abstract(mesh, _world(config).params),
           _split(mesh, batch(name, config)), _whole(mesh, key))
   passes = rollout.mean_passes(_world(config).sampling)
-  new = build.tiny_vae(config).time_stride * (stage.clip_frames - given)
+  new = build.tokenizer(config).time_stride * (stage.clip_frames - given)
   return Program('rollout', make_fn(config), args,
                  make_fn(counted_config(config)),
                  flops.Rates(while_trips=passes), stage.batch_size,

@@ -121,7 +121,7 @@ def train_stages(config, workdir, frames_dir):
           'params': vae_params,
           'latent_stats': distributed.same_everywhere(
               tiny_vae.measure_latent_stats(
-                  build.tiny_vae(config), vae_params,
+                  build.tokenizer(config), vae_params,
                   datasets.films(config, frames_dir, FILMS)))}
       make_batches = _latent_space(
           config, workdir, frames_dir, vae_variables, mesh)
@@ -136,7 +136,7 @@ def _latent_space(config, workdir, frames_dir, vae_variables, mesh):
     files.save(World(config, {}, vae_variables, _starts(config, frames_dir)),
                workdir / assemble.LATENT_SPACE)
   latents_dir = config.data.latents or datasets.latents(
-      config, workdir, frames_dir, build.tiny_vae(config), vae_variables)
+      config, workdir, frames_dir, build.tokenizer(config), vae_variables)
   return datasets.training_batches(
       latents_dir, datasets.latent_fields(config), config.seed, mesh)
 
@@ -207,6 +207,8 @@ def fingerprint(config, stage: str) -> dict:
   flat = {'seed': config.seed}
   for part in parts:
     flat |= flatten(config[part].to_dict(), f'{part}.')
+  if flat.get('vae.kind') == build.DEFAULT_KIND:
+    flat.pop('vae.kind')  # Older checkpoints have it without naming it.
   for key in list(flat):
     if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
       flat.pop(key)
@@ -286,7 +288,7 @@ def _write_config(config, workdir):
 
 def check_films(config, frames_dir):
   """Raises UserError for films that some stage or the evaluation cannot use."""
-  vae, evaluate = build.tiny_vae(config), config.evaluate
+  vae, evaluate = build.tokenizer(config), config.evaluate
   frames = lambda latents: 1 + vae.time_stride * (latents - 1)
   trained = {}
   for name in config.stages:
@@ -308,7 +310,7 @@ def check_films(config, frames_dir):
 def _starts(config, frames_dir):
   """First frames of test episodes, for streams to begin with."""
   source = records.Source(frames_dir, 'test')
-  given = 1 + build.tiny_vae(config).time_stride * (
+  given = 1 + build.tokenizer(config).time_stride * (
       config.student.context_frames - 1)
   count = min(NUM_STARTS, len(source))
   return pipeline.eval_clips(

@@ -2,7 +2,7 @@
 
 A stage's config has a `paradigm`; that is all that tells stages apart:
 
-  tokenizer        the tiny VAE, on frames
+  tokenizer        TAEHV, the kind of config.vae that is trained, on frames
   full_sequence    the bidirectional teacher, on latents
   teacher_forcing  a causal student with a clean past
   self_forcing     a causal student on its own rollouts, with a divergence
@@ -46,9 +46,9 @@ class Inputs(NamedTuple):
 
 
 def tokenizer(name: str, inputs: Inputs) -> Stage:
-  """The tiny VAE on real frames."""
+  """TAEHV on real frames."""
   config, stage = inputs.config, inputs.config[name]
-  vae = build.tiny_vae(config)
+  vae = build.tokenizer(config)
   reconstruction = tiny_vae.reconstruction_loss(
       vae, power=stage.power, edge_weight=stage.edge_weight,
       latent_noise=stage.latent_noise)

@@ -14,6 +14,7 @@ from worldsim_jax.diffusion import samplers
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
+from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.storage import paths
@@ -26,6 +27,10 @@ FROZEN_DTYPES = ('float32', 'bfloat16')
 # What is counted, and so must be there at least once.
 _STAGE_COUNTS = ('num_steps', 'batch_size', 'accumulate', 'clip_frames',
                  'generator_every')
+_FROM_WEIGHTS = (
+    "config.vae.kind='wan' is never trained but read from weights: leave the "
+    'tokenizer out of config.stages, and name in config.data.latents a latent '
+    'set that a converted world made (--mode=record --tokenizer=WORLD).')
 _EVALUATE_COUNTS = ('num_clips', 'horizon', 'teacher_steps', 'film_clips')
 
 
@@ -73,6 +78,8 @@ def _check_stages(config):
       raise UserError(
           f'config.{name}.frozen_dtype={stage.frozen_dtype!r} is not one of '
           f'{FROZEN_DTYPES}.')
+    if stage.paradigm == 'tokenizer' and not _is_trainable(config):
+      raise UserError(f'config.stages trains {name!r}, but {_FROM_WEIGHTS}')
     _check_networks(name, stage, models)
     for key in ('weight', 'critic_weight'):
       if stage.get(key, 'none') not in objective.WEIGHTS:
@@ -81,6 +88,10 @@ def _check_stages(config):
     _check_optimizers(name, stage)
     if stage.paradigm != 'tokenizer':
       models.append(name)
+
+
+def _is_trainable(config) -> bool:
+  return isinstance(build.tokenizer(config), tiny_vae.TinyVAE)
 
 
 def _check_networks(name, stage, models):
@@ -164,7 +175,7 @@ def _check_student(config):
 
 def _check_clips(config):
   """Clips are pixel frames for the tokenizer, latent frames for models."""
-  student, stride = config.student, build.tiny_vae(config).time_stride
+  student, stride = config.student, build.tokenizer(config).time_stride
   for name in config.stages:
     stage = config[name]
     key = f'config.{name}.clip_frames={stage.clip_frames}'
@@ -208,7 +219,7 @@ def _check_evaluation(config):
   if sampler not in samplers.SAMPLERS:
     raise UserError(f'config.evaluate.teacher_sampler={sampler!r} is not one '
                     f'of {tuple(samplers.SAMPLERS)}.')
-  stride = build.tiny_vae(config).time_stride
+  stride = build.tokenizer(config).time_stride
   if evaluate.horizon % (student.chunk * stride):
     raise UserError(
         f'config.evaluate.horizon={evaluate.horizon} must be a multiple of '
@@ -271,6 +282,8 @@ def _check_order(config):
       raise UserError(
           f'config.data.latents brings its tokenizer: leave {name!r} out of '
           'config.stages.')
+    if not config.data.latents and not _is_trainable(config):
+      raise UserError(f'config.data.latents is empty, but {_FROM_WEIGHTS}')
     is_first = name == config.stages[0] and not config.data.latents
     if (stage.paradigm == 'tokenizer') != is_first:
       raise UserError(
