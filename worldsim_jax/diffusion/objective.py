@@ -9,7 +9,7 @@ exp(-2 (σ - ½)²) less its value at the ends,
   w(σ) ∝ exp(2 σ (1 - σ)) - 1,                                           (2)
 
 with mean 1 over the 1000 levels of upstream's grid. It is exactly 0 at σ = 1:
-of frames that are noise alone nothing is learned, which is why it is no default.
+of frames that are noise alone nothing is learned, so it is no default.
 """
 
 import jax
