@@ -197,7 +197,7 @@ class SafetensorsTest(TorchFilesCase):
     model = transformer(num_attention_heads=1, attention_head_dim=12,
                         ffn_dim=20, num_layers=2, text_dim=5)
     model = model.to(torch.bfloat16)
-    model.save_pretrained(self.folder / 'theirs', max_shard_size='20KB')
+    model.save_pretrained(self.folder / 'theirs', max_shard_size='5KB')
     weights = open_weights(self.folder / 'theirs')
     self.assertEqual(weights.config['ffn_dim'], 20)
     self.assertEqual(set(weights), set(model.state_dict()))
@@ -205,7 +205,7 @@ class SafetensorsTest(TorchFilesCase):
       self.assertSame(weights[name].read(), x)
     ours = self.folder / 'ours'
     write_safetensors(ours / 'diffusion_pytorch_model.safetensors', weights,
-                      shard_bytes=20_000)
+                      shard_bytes=5_000)
     self.assertGreater(len(os.listdir(ours)), 3)
     shutil.copy(self.folder / 'theirs' / 'config.json', ours)
     again = transformer.from_pretrained(ours, torch_dtype=torch.bfloat16)
