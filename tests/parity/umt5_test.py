@@ -3,6 +3,8 @@
 import pytest
 
 torch = pytest.importorskip('torch')
+pytest.importorskip('diffusers')
+transformers = pytest.importorskip('transformers')
 
 # pylint: disable=wrong-import-position
 import tempfile
@@ -12,7 +14,6 @@ from absl.testing import parameterized
 from diffusers.pipelines.wan import pipeline_wan
 import jax
 import numpy as np
-import transformers
 
 from tests.golden import make_umt5
 from tests.models import tiny_tokenizer

@@ -3,11 +3,11 @@
 import pytest
 
 torch = pytest.importorskip('torch')
+diffusers = pytest.importorskip('diffusers')
 
 # pylint: disable=wrong-import-position
 from absl.testing import absltest
 from absl.testing import parameterized
-import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np

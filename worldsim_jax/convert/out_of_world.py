@@ -68,8 +68,8 @@ def convert(source, target, format_: str):
 
 def _write_self_forcing(world, target):
   if target.suffix != '.pt':
-    raise UserError(f'--target={target} must end with .pt: Self Forcing has one '
-                    'file')
+    raise UserError(f'--target={target} must end with .pt: Self Forcing has '
+                    'one file')
   if not world.variables['student']:
     raise UserError(f'{world.directory} has no transformer, and the format '
                     'self_forcing nothing else')
