@@ -14,7 +14,6 @@ import math
 import os
 from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 
@@ -123,16 +122,16 @@ def stored(folder, shapes) -> Any:
 
   folder = paths.absolute(folder)
   base = os.fspath(folder) if paths.is_remote(folder) else f'file://{folder}'
-  found = {}
-  for path, x in flax.traverse_util.flatten_dict(shapes).items():
-    kvstore = {'driver': 'ocdbt', 'base': f'{base}/',
-               'path': f'{".".join(path)}/'}
-    store = ts.open({'driver': 'zarr', 'kvstore': kvstore}).result()
-    found[path] = Stored(store)
-    if found[path].shape != tuple(x.shape):
-      raise ValueError(f'{".".join(path)} has shape {found[path].shape}, not '
-                       f'{tuple(x.shape)}')
-  return flax.traverse_util.unflatten_dict(found)
+
+  def opened(path, x):
+    name = '.'.join(key.key for key in path)
+    kvstore = {'driver': 'ocdbt', 'base': f'{base}/', 'path': f'{name}/'}
+    found = Stored(ts.open({'driver': 'zarr', 'kvstore': kvstore}).result())
+    if found.shape != tuple(x.shape):
+      raise ValueError(f'{name} has shape {found.shape}, not {tuple(x.shape)}')
+    return found
+
+  return jax.tree_util.tree_map_with_path(opened, shapes)
 
 
 def _savable(x):
