@@ -93,7 +93,8 @@ class ConvertParityTest(parameterized.TestCase):
         vae=diffusers.AutoencoderKLWan(
             base_dim=6, latents_mean=[.1] * 16, latents_std=[2.] * 16))
     pipeline.save_pretrained(self.root / 'given', max_shard_size='20kB')
-    self.assertTrue(list((self.root / 'given/transformer').glob('*.index.json')))
+    self.assertTrue(
+        list((self.root / 'given/transformer').glob('*.index.json')))
     into_world.convert([str(self.root / 'given')], self.root / 'world')
     self.assertRuns(pipeline, assemble.load(self.root / 'world'))
 
