@@ -72,7 +72,8 @@ def load(path) -> World:
     UserError: if there is no world, a file of it is damaged, or it does not
       fit its configuration.
   """
-  directory, config, shapes = _described(path)
+  directory, config, shapes = described(path)
+  _check(directory)
   with _readable(directory / PARAMS):
     # To one device of this machine, whatever the world was trained on.
     variables = arrays.load(directory / PARAMS, shapes)
@@ -96,7 +97,8 @@ class StoredWorld(NamedTuple):
 
 def stored(path) -> StoredWorld:
   """As `load`, but parameters are read when they are asked for."""
-  directory, config, shapes = _described(path)
+  directory, config, shapes = described(path)
+  _check(directory)
   with _readable(directory / PARAMS):
     return StoredWorld(
         directory, config, arrays.stored(directory / PARAMS, shapes))
@@ -116,8 +118,21 @@ def initial_variables(config):
       'vae': vae.init(key, video)}
 
 
-def _described(path):
-  """(folder, config, shapes of the variables that it has) of a world."""
+class Description(NamedTuple):
+  """A world without its numbers.
+
+  Attributes:
+    directory: where it is.
+    config: of the world.
+    shapes: of the variables that it has.
+  """
+  directory: Any
+  config: ml_collections.ConfigDict
+  shapes: Any
+
+
+def described(path) -> Description:
+  """What a world is, by its small files alone; raises as `load`."""
   path = paths.folder(path)
   for directory in (path, path / 'world'):
     if is_world(directory):
@@ -126,8 +141,6 @@ def _described(path):
     raise UserError(
         f'{path}: no world here (no {CONFIG} with {PARAMS}/, also not in '
         'world/); a run leaves one when all its stages are done.')
-  # Users put films beside a world.
-  checksums.check(directory, extra_files=True)
   with _readable(directory / CONFIG):
     config = ml_collections.ConfigDict(
         json.loads((directory / CONFIG).read_text()))
@@ -136,8 +149,13 @@ def _described(path):
     saved = arrays.names(directory / PARAMS)
   if (directory / TEXT_ENCODER).exists():
     config.text.path = os.fspath(directory / TEXT_ENCODER)  # It may have moved.
-  return directory, config, {
-      name: tree if name in saved else {} for name, tree in shapes.items()}
+  return Description(directory, config, {
+      name: tree if name in saved else {} for name, tree in shapes.items()})
+
+
+def _check(directory):
+  # Users put films beside a world.
+  checksums.check(directory, extra_files=True)
 
 
 def _replace_folder(directory, write):
