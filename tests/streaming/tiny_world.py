@@ -55,11 +55,12 @@ def random_variables(config, seed: int = 0):
     fan_in = np.prod(x.shape[:-1])
     values = dice.normal(size=x.shape) / np.sqrt(fan_in)
     if x.ndim == 1:
-      values = 0.1 * values + (path[-1].key in ('weight', 'std'))
+      values = 0.1 * values + (path[-1].key in ('weight', 'std', 'gamma'))
     return values.astype(x.dtype)
 
   variables = jax.tree_util.tree_map_with_path(draw, shapes)
   # Frames are to change slowly, and to be neither black nor white.
   variables['student']['head']['kernel'] *= 0.2
-  variables['vae']['params']['decoder']['shortcut']['bias'] += 0.5
+  if config.vae.kind == 'taehv':
+    variables['vae']['params']['decoder']['shortcut']['bias'] += 0.5
   return variables
