@@ -137,12 +137,14 @@ def _check_counts(where, settings, keys):
 
 
 def _check_optimizers(name, stage):
+  if not stage.num_steps:
+    return
   networks = [(name, stage, stage.get('generator_every', 1))]
   if 'critic' in stage:
     networks.append((f'{name}.critic', stage.critic, 1))
   for network, settings, every in networks:
     try:
-      optimizers.make(settings.optimizer, max(-(-stage.num_steps // every), 1))
+      optimizers.make(settings.optimizer, -(-stage.num_steps // every))
     except ValueError as e:
       raise UserError(f'config.{network}: {e}') from e
 
