@@ -21,6 +21,8 @@ from worldsim_jax.convert import safetensors_file
 from worldsim_jax.convert import torch_file
 from worldsim_jax.convert import wan_dit_keys
 from worldsim_jax.errors import UserError
+from worldsim_jax.storage import checksums
+from worldsim_jax.streaming import export
 from worldsim_jax.train import assemble
 
 
@@ -160,6 +162,36 @@ class ConvertTest(parameterized.TestCase):
     self.assertGreater(film.std(), 0)
     with self.assertRaisesRegex(UserError, 'no first frames'):
       world.stream('a stone room')
+
+  def test_a_prompt_alone_begins_a_stream(self):
+    given = releases.wan(self.root / 'given', tiny=True)
+    into_world.convert([str(given)], self.world)
+    config = json.loads((self.world / 'config.json').read_text())
+    config['data'].update(height=16, width=32)
+    config['text'].update(length=6)
+    config['student'].update(chunk=2, window=4)
+    (self.world / 'config.json').write_text(json.dumps(config))
+    checksums.write(self.world)
+    world = assemble.load(self.world)
+
+    def film(prompt, frames=None):
+      session, made = world.stream(prompt, frames=frames), []
+      for _ in range(3):
+        session, frames = world.step(session, np.zeros(3))
+        made.append(frames)
+      return made
+
+    first = film('a stone room')
+    self.assertEqual([len(frames) for frames in first], [5, 8, 8])
+    self.assertGreater(np.abs(np.float32(film('a market')[0]) -
+                              np.float32(first[0])).max(), 0)
+    # Continued from its own first chunk.
+    self.assertEqual([len(x) for x in film('a stone room', first[0])],
+                     [8, 8, 8])
+    with self.assertRaisesRegex(ValueError, r'begins with \(5, 16, 32, 3\)'):
+      world.stream('a market', frames=first[0][:2])
+    with self.assertRaisesRegex(UserError, 'cannot be exported'):
+      export.compile_programs(world)
 
   def test_umt5_alone_becomes_a_folder_of_its_own(self):
     given = releases.wan(self.root / 'given')

@@ -22,7 +22,7 @@ from worldsim_jax.models.wan_vae import WanVAE
 _DATA = dict(height=480, width=832, frames_per_second=16., actions=False,
              tics_per_frame=1)
 _STUDENT = dict(
-    chunk=3, context_frames=3, timesteps=(1000, 750, 500, 250), shift=5.,
+    chunk=3, context_frames=0, timesteps=(1000, 750, 500, 250), shift=5.,
     window=21, sink=0, relative_positions=True, context_sigma=0.)
 _TEXT_LENGTH = 512
 KINDS = {WanVAE: 'wan', TinyVAE: 'taehv'}

@@ -72,8 +72,7 @@ def load(path) -> World:
     UserError: if there is no world, a file of it is damaged, or it does not
       fit its configuration.
   """
-  directory, config, shapes = described(path)
-  _check(directory)
+  directory, config, shapes = described(path, whole=True)
   with _readable(directory / PARAMS):
     # To one device of this machine, whatever the world was trained on.
     variables = arrays.load(directory / PARAMS, shapes)
@@ -97,8 +96,7 @@ class StoredWorld(NamedTuple):
 
 def stored(path) -> StoredWorld:
   """As `load`, but parameters are read when they are asked for."""
-  directory, config, shapes = described(path)
-  _check(directory)
+  directory, config, shapes = described(path, whole=True)
   with _readable(directory / PARAMS):
     return StoredWorld(
         directory, config, arrays.stored(directory / PARAMS, shapes))
@@ -131,8 +129,14 @@ class Description(NamedTuple):
   shapes: Any
 
 
-def described(path) -> Description:
-  """What a world is, by its small files alone; raises as `load`."""
+def described(path, whole: bool = False) -> Description:
+  """What a world is; raises as `load`.
+
+  Args:
+    path: as there.
+    whole: whether to compare all its files with their checksums first, and not
+      read the small ones alone.
+  """
   path = paths.folder(path)
   for directory in (path, path / 'world'):
     if is_world(directory):
@@ -141,6 +145,8 @@ def described(path) -> Description:
     raise UserError(
         f'{path}: no world here (no {CONFIG} with {PARAMS}/, also not in '
         'world/); a run leaves one when all its stages are done.')
+  if whole:  # Users put films beside a world.
+    checksums.check(directory, extra_files=True)
   with _readable(directory / CONFIG):
     config = ml_collections.ConfigDict(
         json.loads((directory / CONFIG).read_text()))
@@ -151,11 +157,6 @@ def described(path) -> Description:
     config.text.path = os.fspath(directory / TEXT_ENCODER)  # It may have moved.
   return Description(directory, config, {
       name: tree if name in saved else {} for name, tree in shapes.items()})
-
-
-def _check(directory):
-  # Users put films beside a world.
-  checksums.check(directory, extra_files=True)
 
 
 def _replace_folder(directory, write):
