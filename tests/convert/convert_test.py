@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -211,6 +213,36 @@ class ConvertTest(parameterized.TestCase):
         x, y.astype(jnp.bfloat16)), world.params, expected)
     back = weight_files.open_weights(self.back('self_forcing', 'back.pt'))
     self.assertEqual({x.dtype for x in back.values()}, {jnp.dtype('bfloat16')})
+
+
+class CommandTest(absltest.TestCase):
+
+  def test_the_command_converts_there_and_back_or_ends_with_one_line(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    given = releases.self_forcing(root / 'self_forcing.pt')
+
+    def run(*flags):
+      done = subprocess.run(
+          [sys.executable, '-m', 'worldsim_jax.main', '--mode=convert', *flags],
+          text=True, capture_output=True, check=False)
+      return done.returncode, done.stdout, done.stderr
+
+    code, told, _ = run(f'--source={given}', f'--target={root}/world',
+                        '--network=generator')
+    self.assertEqual(code, 0)
+    self.assertRegex(
+        told, 'transformer: 432,112 parameters in 69 tensors, float32, of .*'
+        'self_forcing.pt, generator\n')
+    self.assertEqual(run(f'--source={root}/world', f'--target={root}/back',
+                         '--format=wan')[0], 0)
+    back = contents(root / 'back')
+    for name, x in releases.transformer().items():
+      np.testing.assert_array_equal(back[name], x)
+    code, _, told = run(f'--source={given}', f'--target={root}/other',
+                        '--network=x')
+    self.assertEqual(code, 2)
+    self.assertRegex(told, r'^error: .*has no --network=x but .*\n$')
+    self.assertFalse((root / 'other').exists())
 
 
 class RefusalTest(parameterized.TestCase):
