@@ -7,6 +7,7 @@ neither moves nor obeys.
 import functools
 
 import jax
+import ml_collections
 import numpy as np
 
 from configs import quickstart
@@ -29,6 +30,17 @@ def config(**changes):
   small.student.update(dict(window=4, timesteps=(1000, 500)))
   for part, values in changes.items():
     small[part].update(values)
+  return small
+
+
+def wan_vae_config():
+  """With Wan's tokenizer; a latent stands for two frames, but for the first."""
+  small = config(student=dict(context_frames=3))
+  small.vae = ml_collections.ConfigDict(dict(
+      kind='wan', base=4, num_res_blocks=1, latent_channels=3,
+      temporal_downsample=(False, False, True), latent_mean=(0., .1, -.1),
+      latent_std=(1., 2., .5)))
+  small.stages = small.stages[1:]  # It is not trained.
   return small
 
 

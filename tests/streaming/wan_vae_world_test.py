@@ -8,7 +8,6 @@ import shutil
 from absl.testing import absltest
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -24,15 +23,7 @@ SEED = 1
 
 @functools.cache
 def world() -> worlds.World:
-  """Latents of 3x4 that stand for two frames of 24x32, all but the first."""
-  config = tiny_world.config()
-  config.vae = ml_collections.ConfigDict(dict(
-      kind='wan', base=4, num_res_blocks=1, latent_channels=3,
-      temporal_downsample=(False, False, True), latent_mean=(0., .1, -.1),
-      latent_std=(1., 2., .5)))
-  config.stages = config.stages[1:]
-  config.student.context_frames = 3
-  return tiny_world.of_config(config)
+  return tiny_world.of_config(tiny_world.wan_vae_config())
 
 
 def actions():

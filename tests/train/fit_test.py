@@ -16,6 +16,7 @@ import pytest
 from configs import quickstart
 from configs import wan_1_3b
 from configs import wan_14b
+from tests.streaming import tiny_world
 from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import chips
 from worldsim_jax.parallel import mesh as meshes
@@ -57,6 +58,24 @@ class FitTest(parameterized.TestCase):
     self.assertEqual(found.frames, small.student.chunk)
     self.assertGreater(found.flops, 0)
     self.assertGreater(found.costs.memory_bytes, 0)
+
+  @pytest.mark.slow
+  def test_the_caches_of_wans_tokenizer_are_counted_where_they_are(self):
+    small = tiny_world.wan_vae_config()
+    small.mesh.update(dict(data=1))
+    found = {name: fit_of(name, small)
+             for name in ('start', 'stream', 'decode')}
+    mesh = meshes.make_mesh(small.mesh, jax.devices()[:1])
+    decode = programs.make('decode', small, mesh)
+    variables, latents, carry = decode.args
+    read = [variables['params'][name] for name in ('conv2', 'decoder')]
+    self.assertEqual(found['decode'].arguments,
+                     fit._shard_bytes((read, latents, carry)))
+    carry = fit._shard_bytes(carry)
+    self.assertGreater(carry, 10 * fit._shard_bytes(latents))
+    self.assertGreater(found['stream'].arguments, carry)
+    self.assertGreater(found['start'].total, found['start'].arguments + carry)
+    self.assertEqual(found['stream'].frames, 2)
 
   def test_chips_that_a_batch_of_one_is_not_split_over_repeat_its_work(self):
     program = programs.make('stream', config(), meshes.make_mesh(

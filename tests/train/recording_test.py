@@ -25,6 +25,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
+from worldsim_jax.train import assemble
 from worldsim_jax.train import datasets
 from worldsim_jax.train import encoding
 from worldsim_jax.train import recording
@@ -51,8 +52,13 @@ def film(number, frames):
       shot_id=np.zeros(frames, np.int32), caption=f'film {number}')
 
 
-def encode(rgb):
-  """One film alone, as no batch would."""
+@functools.cache
+def wan_vae_world():
+  return tiny_world.of_config(tiny_world.wan_vae_config())
+
+
+def encode(rgb, world=world):
+  """One film alone and at once, as no batch would."""
   length = len(rgb) - (len(rgb) - 1) % 2
   z, _ = world().vae.apply(
       world().vae_variables, jnp.float32(rgb[None, :length]) / 255,
@@ -144,6 +150,27 @@ class RecordTest(absltest.TestCase):
           source[number]['latents'], encode(rgb), atol=2e-5, rtol=2e-5)
     self.assertNotIn('rgb', source.shapes)
     self.assertIn('6 records in', self.told.getvalue())
+
+  def test_wans_tokenizer_records_too_and_its_set_is_of_its_kind_only(self):
+    self.tokenizer += '_of_wan'  # A world, as a converted one is.
+    files.save(wan_vae_world(), self.tokenizer)
+    self.add_films(1)
+    own = tiny_world.wan_vae_config()
+    own.data.update(dict(frames_per_second=10., num_workers=0))
+    directory = self.record(config=own)
+    rgb = video_files.read(str(self.films / 'train' / '0.mp4'))
+    np.testing.assert_allclose(
+        records.Source(directory, 'train')[0]['latents'],
+        encode(rgb, wan_vae_world), atol=2e-5, rtol=2e-5)
+    own.data.latents, own.stages = directory, ('teacher',)
+    made_with = assemble.tokenizer(directory).config
+    datasets.check_latents(own, made_with)
+    own.vae.base = 5
+    with self.assertRaisesRegex(UserError, 'config.vae.base=4, but it is 5'):
+      datasets.check_latents(own, made_with)
+    own.vae = config().vae
+    with self.assertRaisesRegex(UserError, 'config.vae.kind=wan, but it is ta'):
+      datasets.check_latents(own, made_with)
 
   def test_a_damaged_film_is_told_counted_and_left_out(self):
     self.add_films(3)

@@ -20,12 +20,16 @@ import pytest
 
 from benchmarks import kills
 from benchmarks import train_step
+from configs import wan_1_3b
 from tests.storage import bucket
 from tests.streaming import tiny_world
+from worldsim_jax.models import wan_vae
 from worldsim_jax.parallel import flops
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
+from worldsim_jax.train import datasets
 from worldsim_jax.train import loop
+from worldsim_jax.train import recording
 from worldsim_jax.train import run
 from worldsim_jax.train import stages
 from worldsim_jax.train import state
@@ -144,6 +148,27 @@ class MakeStageTest(absltest.TestCase):
       model_with_remat, program_with_remat = self.flops(remat)
       self.assertEqual(model_with_remat, model)
       self.assertGreater(program_with_remat, program)
+
+
+@pytest.mark.slow
+class GivenTokenizerTest(absltest.TestCase):
+
+  def test_a_run_on_latents_of_wans_tokenizer_leaves_a_world_with_it(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    config = wan_1_3b.get_config('tiny,wan_vae')
+    given = tiny_world.of_config(config)
+    files.save(given, folder / 'converted')
+    frames = datasets.frames(config, folder)
+    config.data.latents = recording.record(
+        frames, str(folder / 'sets'), tokenizer=str(folder / 'converted'))
+    summary = run.train_and_evaluate(config, folder / 'run')
+    self.assertGreater(summary['student_psnr_next_frame'], 0.)
+    made = files.load(folder / 'run')
+    self.assertIsInstance(made.vae, wan_vae.WanVAE)
+    jax.tree.map(np.testing.assert_array_equal, made.vae_variables,
+                 given.vae_variables)
+    _, film = made.step(made.stream(), 'forward')
+    self.assertEqual(film.shape, (12, 48, 64, 3))
 
 
 @pytest.mark.slow

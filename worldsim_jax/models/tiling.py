@@ -14,8 +14,11 @@ all of them, in a loop on the device.
 
 What is live at a time: the input, the output, and one chunk of one tile with
 its caches. For the Wan VAE in float32, tiles of 32 x 32 latents and chunks of
-one latent, the CPU compiler plans 1.5 GB beside input and output to decode or
-encode 720p, for 5 latents as for 21.
+one latent, the CPU compiler plans 1.3 GiB beside weights, input and output to
+decode 720p (bfloat16: 1.2), for 3 latents as for 21, and as much for 480p;
+without tiles 16.8 GiB (12.0) for 720p and 7.3 for 480p. Measured with base=32:
+two latents of 720p took a process on CPU from 0.58 to at most 0.99 GiB, 0.28 of
+them planned and 0.05 the video.
 """
 
 from collections.abc import Callable

@@ -98,6 +98,8 @@ class TinyVAE(nn.Module):
   shortcut: bool = False
   dtype: Any = jnp.float32
 
+  chunk = None  # Long videos go through whole, see `tiling`.
+
   @property
   def time_stride(self) -> int:
     return math.prod(self.time_strides)

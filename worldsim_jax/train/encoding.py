@@ -21,6 +21,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import batches
 from worldsim_jax.models import pixels
 from worldsim_jax.models import text_encoder
+from worldsim_jax.models import tiling
 
 # Of frames at once on a device: one clip of 81 frames of 480x832.
 PIXELS = 2**25
@@ -142,8 +143,8 @@ def digest(variables) -> str:
 
 
 def _encode(vae, dtype, variables, rgb_BPHWC, actions_BPA):
-  latents, _ = vae.apply(
-      variables, pixels.to_float(rgb_BPHWC), method='encode')
+  latents = tiling.encode(
+      vae, variables, pixels.to_float(rgb_BPHWC), chunk=vae.chunk)
   return {'latents': latents.astype(dtype),
           'actions': batches.group_actions(actions_BPA, vae.time_stride)}
 

@@ -103,7 +103,8 @@ def train_stages(config, workdir, frames_dir):
       frames_dir, datasets.FRAME_FIELDS, config.seed, mesh)
   vae_variables = None
   if config.data.latents:
-    vae_variables = _given_tokenizer(config).vae_variables
+    # Off the device that it was loaded to: networks are on all of the mesh.
+    vae_variables = jax.device_get(_given_tokenizer(config).vae_variables)
     make_batches = _latent_space(
         config, workdir, frames_dir, vae_variables, mesh)
   for name in config.stages:
