@@ -65,7 +65,7 @@ class Decoder(NamedTuple):
 
 TRANSFORMERS = (
     Transformer(2, 2, 1024, 3, 16, 16, (64, 512)),
-    # The second has the width of a picture of 240x416 pixels.
+    # Latents of 17 frames of 240x416 and 320x640 pixels, Wan's text.
     Transformer(4, 6, 2816, 5, 30, 52, (512, 4096)),
     Transformer(6, 4, 4480, 5, 40, 80, (512, 4096)),
 )
