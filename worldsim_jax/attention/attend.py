@@ -29,8 +29,8 @@ from worldsim_jax.attention import sequence
 from worldsim_jax.attention import splash
 from worldsim_jax.parallel import layout
 
-# From so many logits of a head on a CPU attends head by head. Batched products
-# took 1.2 to 2 times as long there, with the gradient 1 to 1.5 times (jax 0.10).
+# From so many logits of a head on, a CPU attends head by head: batched products
+# took 1.2 to 2 times as long there, with gradients 1 to 1.5 times (jax 0.10).
 _LARGE_HEAD = 2**17
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'splash')
 
