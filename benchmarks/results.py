@@ -20,6 +20,7 @@ from worldsim_jax.train import metrics
 
 TABLE_COLUMNS = 120  # A wider table is turned on its side.
 GIB = 2**30
+PYTORCH = ('torch', 'diffusers')  # Named where a benchmark imported them.
 
 
 def device_slug() -> str:
@@ -37,8 +38,9 @@ def environment() -> dict:
   now = datetime.datetime.now(datetime.timezone.utc)
   found = {'commit': 'unknown'} | report.versions()
   found.pop('device')
-  if 'torch' in sys.modules:
-    found['torch'] = importlib.metadata.version('torch')
+  for package in PYTORCH:
+    if package in sys.modules:
+      found[package] = importlib.metadata.version(package)
   return {
       'device': device_slug(), 'device_kind': jax.devices()[0].device_kind,
       'device_count': jax.device_count(), 'processor': _processor(),
@@ -76,7 +78,7 @@ def describe(environment) -> str:
   kind, count = environment['device_kind'], environment['device_count']
   versions = ', '.join(
       f'{name} {environment[name]}'
-      for name in ('jax', 'jaxlib', 'flax', 'torch', 'python', 'commit')
+      for name in ('jax', 'jaxlib', 'flax', *PYTORCH, 'python', 'commit')
       if name in environment)
   return (f'{environment["device"]} ({count} x {kind}), {versions}, '
           f'{environment["date"]}')

@@ -6,15 +6,14 @@ is reported. 'torch' is eager, 'torch.compile' the same module compiled. A ratio
 of 1.5 means that PyTorch took 1.5 times as long as ours in the same turn.
 """
 
-import os
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import pytorch
 from benchmarks import timing
-from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.parallel import flops
@@ -29,14 +28,8 @@ TOLERANCE = {'cpu': 1e-5, 'gpu': 3e-2}
 
 def benchmark(options):
   """Rows per shape: ours, then PyTorch's."""
-  # By default an OpenMP thread spins while it waits for another. On cores that
-  # are shared the other may not be running: a forward took 3 times as long.
-  os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-  try:
-    import torch
-  except ImportError as e:
-    raise UserError('torch_dit needs PyTorch: pip install -e '
-                    "'.[parity]' (a CPU build will do)") from e
+  pytorch.require('torch_dit', 'torch')
+  import torch
   torch.set_float32_matmul_precision('high')  # As XLA does: TF32 on a GPU.
   rows = []
   for batch, frames in SHAPES:
@@ -83,7 +76,8 @@ def _measure(options, batch, frames):
   ours = lambda: forward(params, *on_device)
   variants = {OURS: ours} | torch_variants(
       model, options.config, params, inputs)
-  differences = {name: _difference(fn(), ours())
+  tolerance = TOLERANCE.get(jax.default_backend(), TOLERANCE['gpu'])
+  differences = {name: pytorch.difference(fn(), ours(), tolerance)
                  for name, fn in variants.items()}
   samples = timing.seconds(variants, options.repeats)
   work = flops.count(forward, params, *inputs)
@@ -128,20 +122,3 @@ def torch_variants(model, config, params, inputs):
   else:
     variants['torch.compile'] = compiled
   return variants
-
-
-def _difference(theirs, ours) -> float:
-  """max |theirs - ours| / max |ours|.
-
-  Raises:
-    UserError: if that is more than rounding explains.
-  """
-  theirs = np.asarray(theirs.cpu() if hasattr(theirs, 'cpu') else theirs)
-  ours = np.asarray(ours)
-  difference = float(np.max(np.abs(theirs - ours)) / np.max(np.abs(ours)))
-  tolerance = TOLERANCE.get(jax.default_backend(), TOLERANCE['gpu'])
-  if not difference <= tolerance:
-    raise UserError(f'PyTorch and ours differ by {difference:.2g} of the '
-                    f'largest output, more than {tolerance}: not the same '
-                    'computation, so nothing to compare')
-  return difference

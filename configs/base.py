@@ -12,8 +12,7 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.stages = ('tokenizer', 'teacher', 'teacher_forcing', 'self_forcing')
   config.data = ConfigDict(dict(
-      dir='',  # of record sets; '' is <workdir>/data, or for a gs:// workdir
-      # ~/.cache/worldsim_jax/<bucket>/<path>/data
+      dir='',  # of record sets; '' is data/ in the workdir (or its local copy)
       records='',  # a folder of records to use instead of rendering
       latents='',  # of a latent set, with its tokenizer: no stage trains one
       height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
@@ -61,8 +60,9 @@ def get_config() -> ConfigDict:
   return config
 
 
-DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1,
-                model={})  # what differs from config.model
+# What differs from config.model; a world, to start from (train/pretrained.py).
+DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1, model={},
+                weights='')
 
 
 def stage(paradigm: str, **own) -> ConfigDict:

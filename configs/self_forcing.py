@@ -5,10 +5,13 @@ code): 480x832, 21 latent frames, chunks of 3, four steps, 64 clips a step, the
 critic in every step and the student in every fifth, an average from the 200th
 update. Published cost: 600 steps in under 2 h on 64 H100. Here the student
 continues 3 given frames. Captions are embedded by umT5, of the folder
-config.text.path. Wan's own weights cannot be read yet.
+config.text.path. With `published`, tokenizer, teacher and base are Wan's own
+(configs/wan_1_3b.py says how its weights get into weights/).
 
-Command:  python -m worldsim_jax.main --config=configs/self_forcing.py \
-            --workdir=gs://bucket/self_forcing --config.text.path=weights/umt5
+Command:  python -m worldsim_jax.main \
+            --config=configs/self_forcing.py:published \
+            --workdir=gs://bucket/self_forcing --config.data.latents=LATENTS \
+            --config.text.path=weights/wan_1_3b/text_encoder
 Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/self_forcing.py:tiny
 """
@@ -18,8 +21,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The config; `arg` is '' or 'tiny'."""
-  config = wan_1_3b.wan(wan_1_3b.MODEL_1_3B)
+  """The config; `arg` is '', 'tiny' or 'published'."""
+  config = wan_1_3b.wan(wan_1_3b.MODEL_1_3B, '', '')
   config.stages = ('tokenizer', 'base', 'teacher', 'teacher_forcing',
                    'self_forcing')
   config.base = config.teacher.copy_and_resolve_references()
@@ -39,6 +42,11 @@ def get_config(arg: str = '') -> ConfigDict:
     wan_1_3b.tiny(config)
     config.mesh.data = 1
     config.teacher.model = dict(dim=48, ffn_dim=96)
+  elif arg == 'published':
+    wan_1_3b.wan_vae(config)
+    config.base.update(dict(weights='weights/wan_1_3b', num_steps=0))
+    config.teacher.update(dict(weights='weights/wan_14b', num_steps=0))
   elif arg:
-    raise ValueError(f'config argument {arg!r} is not one of: tiny')
+    raise ValueError(
+        f'config argument {arg!r} is not one of: tiny, published')
   return config

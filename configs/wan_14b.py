@@ -3,11 +3,11 @@
 As configs/wan_1_3b.py. Streaming on four chips wants the heads split between
 them: --config.mesh.fsdp=1 --config.mesh.tensor=4.
 
-Command:  python -m worldsim_jax.main --config=configs/wan_14b.py \
-            --workdir=gs://bucket/wan_14b --config.text.path=weights/umt5
+Command:  python -m worldsim_jax.main --config=configs/wan_14b.py:published \
+            --workdir=gs://bucket/wan_14b --config.data.latents=LATENTS \
+            --config.text.path=weights/wan_14b/text_encoder
 Machine:  slices that it fits are in README; time, quality: not yet measured.
-Laptop:   --config=configs/wan_14b.py:tiny
-Wan VAE:  --config=configs/wan_14b.py:wan_vae, or :tiny,wan_vae
+Laptop:   --config=configs/wan_14b.py:tiny, or :tiny,wan_vae (from :wan_vae)
 """
 
 from configs import wan_1_3b
@@ -15,5 +15,5 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The config; `arg` is '', 'tiny', 'wan_vae' or 'tiny,wan_vae'."""
-  return wan_1_3b.wan(wan_1_3b.MODEL_14B, arg)
+  """`arg`: '', 'tiny', 'wan_vae', 'tiny,wan_vae' or 'published'."""
+  return wan_1_3b.wan(wan_1_3b.MODEL_14B, arg, 'weights/wan_14b')

@@ -1,18 +1,16 @@
 """Wan 2.1 at its published sizes, 1.3B: bidirectional, then causal.
 
-480x832 pixels at 16 frames/s, 81 frames: 21 latent frames of 1,560 tokens,
-32,760 in all; streamed in chunks of 3 latent frames (12 pixel frames) with a
-window of 21 (Wan Team 2025, arXiv 2503.20314; Huang et al. 2025). The tokenizer
-is TAEHV's, with Wan's strides. The student continues the 3 latent frames that
-it is given. Wan's weights and its text encoder cannot be read yet, and the
-command says so; --mode=fit and the laptop's size run.
+480x832 pixels at 16 frames/s, 81 frames: 21 latent frames of 1,560 tokens;
+streamed in chunks of 3 latent frames with a window of 21 (Wan Team 2025, arXiv
+2503.20314; Huang et al. 2025), after 3 given ones. The tokenizer is TAEHV's;
+`wan_vae` takes Wan's own, and a latent set; `published` the teacher's, too.
 
-Command:  python -m worldsim_jax.main --config=configs/wan_1_3b.py \
-            --workdir=runs/wan_1_3b
+Weights:  --mode=convert --source=Wan2.1-T2V-1.3B --target=weights/wan_1_3b
+Command:  python -m worldsim_jax.main --config=configs/wan_1_3b.py:published \
+            --workdir=runs/wan_1_3b --config.data.latents=LATENTS \
+            --config.text.path=weights/wan_1_3b/text_encoder
 Machine:  slices that it fits are in README; time, quality: not yet measured.
-Laptop:   --config=configs/wan_1_3b.py:tiny
-Wan VAE:  --config=configs/wan_1_3b.py:wan_vae, or :tiny,wan_vae: Wan's own
-          tokenizer instead; read from weights, with config.data.latents.
+Laptop:   --config=configs/wan_1_3b.py:tiny, or :tiny,wan_vae (from :wan_vae)
 """
 
 from configs import base
@@ -24,11 +22,11 @@ MODEL_14B = dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The config; `arg` is '', 'tiny', 'wan_vae' or 'tiny,wan_vae'."""
-  return wan(MODEL_1_3B, arg)
+  """`arg`: '', 'tiny', 'wan_vae', 'tiny,wan_vae' or 'published'."""
+  return wan(MODEL_1_3B, arg, 'weights/wan_1_3b')
 
 
-def wan(model, arg: str = '') -> ConfigDict:
+def wan(model, arg: str, weights: str) -> ConfigDict:
   """Wan with a model of these sizes."""
   config = base.get_config()
   config.stages = ('tokenizer', 'teacher', 'teacher_forcing')
@@ -49,17 +47,23 @@ def wan(model, arg: str = '') -> ConfigDict:
   config.teacher_forcing.context_frames = 3
   config.evaluate.update(dict(horizon=72, teacher_steps=50, teacher_window=21))
   config.mesh.update(dict(data=1, fsdp=-1))
-  variants = set(arg.split(',')) - {''}
-  for name in sorted(variants - {'tiny', 'wan_vae'}):
-    raise ValueError(
-        f'config argument {name!r} is not one of: tiny, wan_vae')
+  variants, known = set(arg.split(',')) - {''}, ('tiny', 'wan_vae', 'published')
+  for x in sorted(variants.difference(known)):
+    raise ValueError(f'config argument {x!r} is not one of: {", ".join(known)}')
   if 'tiny' in variants:
     tiny(config)
-  if 'wan_vae' in variants:  # It is not trained.
+  if variants & {'wan_vae', 'published'}:
     small = dict(base=8, num_res_blocks=1) if 'tiny' in variants else {}
-    config.vae = ConfigDict(dict(kind='wan', dtype=config.vae.dtype) | small)
-    config.stages = config.stages[1:]
+    wan_vae(config, **small)
+  if 'published' in variants:
+    config.teacher.update(dict(weights=weights, num_steps=0))
   return config
+
+
+def wan_vae(config: ConfigDict, **sizes):
+  """Wan's own tokenizer, which is not trained."""
+  config.vae = ConfigDict(dict(kind='wan', dtype=config.vae.dtype) | sizes)
+  config.stages = config.stages[1:]
 
 
 def tiny(config: ConfigDict):

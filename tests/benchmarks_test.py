@@ -17,12 +17,14 @@ import pytest
 
 import benchmarks
 from benchmarks import input as host_input
+from benchmarks import pytorch
 from benchmarks import record
 from benchmarks import results
 from benchmarks import stream
 from benchmarks import timing
 from benchmarks import torch_dit
 from benchmarks import train_step
+from benchmarks import wan_cpu
 from benchmarks.configs import wan_1_3b
 from configs import quickstart
 from worldsim_jax.errors import UserError
@@ -247,14 +249,17 @@ class RecordTest(absltest.TestCase):
 
 class TorchTest(parameterized.TestCase):
 
-  def test_a_missing_torch_ends_with_the_pip_line(self):
-    with mock.patch.dict(sys.modules, {'torch': None}):
+  @parameterized.parameters(
+      (torch_dit, 'torch'), (wan_cpu, 'torch'), (wan_cpu, 'diffusers'))
+  def test_a_missing_package_ends_with_the_pip_line(self, module, package):
+    present = dict.fromkeys(('torch', 'diffusers'), mock.Mock())
+    with mock.patch.dict(sys.modules, present | {package: None}):
       with self.assertRaisesRegex(UserError, r"pip install -e '\.\[parity\]'"):
-        torch_dit.benchmark(benchmarks.Options(tiny_config()))
+        module.benchmark(benchmarks.Options(tiny_config()))
 
   def test_different_outputs_are_not_compared(self):
     with self.assertRaisesRegex(UserError, 'not the same computation'):
-      torch_dit._difference(np.ones(3), np.full(3, 1.1))
+      pytorch.difference(np.ones(3), np.full(3, 1.1), 1e-5)
 
   def test_both_sides_compute_the_same(self):
     try:
@@ -274,7 +279,35 @@ class TorchTest(parameterized.TestCase):
     with torch.inference_mode():
       out = theirs(*map(torch.tensor, inputs))
     # Raises above the benchmark's tolerance, rounding of float32 sums.
-    torch_dit._difference(out, ours)
+    pytorch.difference(out, ours, torch_dit.TOLERANCE['cpu'])
+
+  def test_wan_is_compared_with_diffusers_model_by_model(self):
+    try:
+      import diffusers  # pylint: disable=g-import-not-at-top,unused-import
+    except ImportError:
+      self.skipTest('needs diffusers (extra [parity])')
+    small = mock.patch.multiple(
+        wan_cpu,
+        TRANSFORMERS=(wan_cpu.Transformer(1, 1, 16, 2, 4, 6, (3, 8)),),
+        DECODERS=(wan_cpu.Decoder(4, 2, 16, 8),))
+    with small:
+      rows = wan_cpu.benchmark(benchmarks.Options(tiny_config(), repeats=1))
+    self.assertEqual([(row['what'], row['size']) for row in rows], [
+        ('transformer', '1 layers of 128, 12 tokens'),
+        ('vae decode', 'base 4, 5 frames of 16x8')])
+    for row in rows:
+      self.assertAlmostEqual(
+          row['ratio_torch_over_ours_median'],
+          row['seconds_torch_median'] / row['seconds_ours_median'])
+      self.assertLessEqual(
+          row['largest_relative_difference'], wan_cpu.TOLERANCE)
+      for name, value in row.items():
+        self.assertIsInstance(value, PLAIN, name)
+
+  def test_wan_is_compared_on_cpus_only(self):
+    with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+      with self.assertRaisesRegex(UserError, 'JAX_PLATFORMS=cpu'):
+        wan_cpu.benchmark(benchmarks.Options(tiny_config()))
 
 
 FAKE_PYTHON = """#!/bin/sh

@@ -108,6 +108,27 @@ class ConfigsTest(parameterized.TestCase):
     one.model.dim += 1
     self.assertNotEqual(one.model.dim, other.model.dim)
 
+  def test_self_forcing_has_the_numbers_of_its_released_config(self):
+    config = module('self_forcing').get_config()
+    stage = config.self_forcing
+    self.assertEqual(stage.generator_every, 5)  # So 120 updates in 600 steps.
+    self.assertEqual(stage.num_steps // stage.generator_every, 120)
+    # Upstream counts steps: its average begins at the 200th, of all updates.
+    self.assertEqual(stage.ema_start * stage.generator_every, 200)
+    self.assertEqual(stage.guidance_scale, 3. + 1)  # Its form is the extra one.
+    self.assertEqual((stage.batch_size, stage.clip_frames), (64, 21))
+    self.assertEqual((stage.ema, stage.shift), (0.99, 5.))
+    self.assertEqual((stage.min_sigma, stage.max_sigma), (0.02, 0.98))
+    self.assertEqual(stage.critic_weight, 'none')
+    for network, rate in ((stage, 2e-6), (stage.critic, 4e-7)):
+      found = network.optimizer
+      self.assertEqual(
+          (found.learning_rate, found.schedule, found.warmup_steps, found.b1,
+           found.b2, found.weight_decay, found.clip_norm),
+          (rate, 'constant', 0, 0., 0.999, 0.01, 10.))
+    self.assertEqual(tuple(config.student.timesteps), (1000, 750, 500, 250))
+    self.assertEqual((config.student.shift, config.student.chunk), (5., 3))
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -1,8 +1,44 @@
-"""Figures in the documentation are those that were measured and counted."""
+"""What the documentation says is so: figures, commands, names of tests."""
+
+import os
+import pathlib
+import re
+import subprocess
 
 from absl.testing import absltest
 
 from benchmarks import data_plan
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class ReadmeTest(absltest.TestCase):
+
+  def test_the_commands_of_make_test_are_those_that_make_runs(self):
+    section = (ROOT / 'README.md').read_text().split('## Tests\n')[1]
+    make, commands = re.findall(r'```\n(.*?)\n```', section, re.DOTALL)[:2]
+    printed = subprocess.run(  # Outer makes hand their variables on.
+        [*make.split(), '--dry-run', '--always-make'], cwd=ROOT, check=True,
+        capture_output=True, text=True, env={'PATH': os.environ['PATH']}).stdout
+    joined = lambda text: re.sub(r'\s*\\\n\s*', ' ', text).splitlines()
+    for command in joined(commands):
+      self.assertIn(command, joined(printed.replace(' --quiet', '')))
+
+
+class UpstreamPageTest(absltest.TestCase):
+
+  def test_every_test_that_it_names_is_there(self):
+    page = (ROOT / 'docs' / 'upstream.md').read_text()
+    named = re.findall(r'`([\w/]+_test)\.py::(\w+)`', page)
+    self.assertGreater(len(named), 50)
+    for file, name in named:
+      source = (ROOT / 'tests' / f'{file}.py').read_text()
+      self.assertRegex(source, rf'def {name}\(', file)
+
+  def test_all_traps_are_in_it(self):
+    page = (ROOT / 'docs' / 'upstream.md').read_text()
+    rows = re.findall(r'^\| (\d+) \|', page, re.MULTILINE)
+    self.assertEqual(rows, [str(i) for i in range(1, 19)])
 
 
 class DataPageTest(absltest.TestCase):

@@ -23,7 +23,7 @@ from worldsim_jax.parallel import preemption
 from worldsim_jax.storage import paths
 
 _MODE = flags.DEFINE_string(
-    'mode', 'train', 'train, evaluate, sample, export, record or fit.')
+    'mode', 'train', 'train, evaluate, sample, export, convert, record or fit.')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of a run, local or gs://bucket/path.')
 _CONFIG = config_flags.DEFINE_config_file(
@@ -31,11 +31,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     '--config.key=value overrides a key.', lock_config=True)
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What sample and export read (a workdir or a world; '
-    'default: --workdir), and the folder of videos, or with --tokenizer also '
-    'the record set of frames, that record reads.')
+    'default: --workdir), the folder of videos, or with --tokenizer also '
+    'the record set of frames, that record reads, and the weights, separated '
+    'by commas, or with --format the world, that convert reads.')
 _TARGET = flags.DEFINE_string(
     'target', None, 'What sample (default: sample.mp4 in the source), export '
-    '(default: export/ in it) and record (a folder) write.')
+    '(default: export/ in it), record and convert (a folder) write.')
 _ACTIONS = flags.DEFINE_string(
     'actions', 'forward*20,left*10', 'sample: an action file, or a script such '
     'as forward*20,left*10.')
@@ -58,6 +59,18 @@ _TOKENIZER = flags.DEFINE_string(
 _LATENT_DTYPE = flags.DEFINE_string(
     'latent_dtype', 'float32', 'record: how latents and text are stored, '
     'float32, bfloat16 or float16.')
+_FORMAT = flags.DEFINE_string(
+    'format', '', 'convert: writes a world for PyTorch, as diffusers, wan or '
+    'self_forcing (a .pt file); default: reads such weights into a world.')
+_NETWORK = flags.DEFINE_string(
+    'network', '', 'convert: of a file with several, generator_ema (default), '
+    'generator or critic.')
+_WEIGHTS_DTYPE = flags.DEFINE_string(
+    'weights_dtype', '', "convert: of the transformer's parameters, float32 or "
+    'bfloat16; default: as they are.')
+_LORA_ALPHA = flags.DEFINE_float(
+    'lora_alpha', None, 'convert: of a LoRA whose file does not tell; default: '
+    'its rank, which scales it by one.')
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'host:port of process 0, for hosts that the '
     'environment does not tell of; with --num_processes and --process_id.')
@@ -124,6 +137,19 @@ def _record():
   print(f'recorded; train on it with --config.data.{key}={directory}')
 
 
+def _convert():
+  source, target = _needed(_SOURCE), _needed(_TARGET)
+  if _FORMAT.value:
+    from worldsim_jax.convert import out_of_world
+    out_of_world.convert(source, target, _FORMAT.value)
+  else:
+    from worldsim_jax.convert import into_world
+    into_world.convert(
+        source.split(','), target, network=_NETWORK.value,
+        dtype=_WEIGHTS_DTYPE.value, config=command_line.value(_CONFIG),
+        lora_alpha=_LORA_ALPHA.value)
+
+
 def _fit():
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
@@ -139,7 +165,8 @@ def _world(source):
 
 
 MODES = {'train': _train, 'evaluate': _evaluate, 'sample': _sample,
-         'export': _export, 'record': _record, 'fit': _fit}
+         'export': _export, 'convert': _convert, 'record': _record,
+         'fit': _fit}
 
 
 def _needed(flag):

@@ -1,6 +1,7 @@
 """Attention against its definition in NumPy."""
 
 import functools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -59,6 +60,17 @@ class AttendTest(parameterized.TestCase):
     np.testing.assert_allclose(
         attend(self.q, self.k, self.v), naive(self.q, self.k, self.v), atol=2e-6
     )
+
+  def test_head_by_head_is_the_same(self):
+    def run(q, k, v):
+      out, pull = jax.vjp(attend, q, k, v)
+      return out, *pull(jnp.cos(out))
+
+    together = run(self.q, self.k, self.v)
+    with mock.patch.object(attention, '_LARGE_HEAD', 1):
+      one_by_one = run(self.q, self.k, self.v)
+    for found, expected in zip(one_by_one, together):
+      np.testing.assert_allclose(found, expected, atol=2e-6)
 
   @parameterized.parameters('run', 'constant')
   def test_a_frame_mask_is_over_all_tokens_of_the_frames(self, kind):

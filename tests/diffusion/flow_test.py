@@ -133,6 +133,20 @@ class FlowTest(parameterized.TestCase):
         rtol=1e-5,
     )
 
+  @parameterized.parameters((5.0, 4.980), (8.0, 7.944))
+  def test_levels_upstream_are_ours_rounded_to_the_nearest_of_1000(
+      self, s, last
+  ):
+    # Upstream's grid, as its scheduler for training has it.
+    grid = 1000 * flow.sampling_sigmas(1000, s).astype(np.float64)
+    self.assertAlmostEqual(grid[-1], last, places=3)
+    t = np.linspace(20, 980, 10_001)
+    nearest = grid[np.argmin(abs(grid - t[:, None]), axis=1)]
+    # The shift spreads the levels near 0 s-fold, so at most by s / 2; where a
+    # context is to be clean, t = 0, upstream adds noise of the last level.
+    self.assertLess(abs(nearest - t).max(), s / 2)
+    self.assertGreater(abs(nearest - t).max(), 0.4 * s)
+
   @parameterized.parameters(
       [((750, 1000),)], [((500, 500),)], [((1001,),)], [((500, 0),)], [((),)]
   )

@@ -40,6 +40,25 @@ class ObjectiveTest(absltest.TestCase):
     np.testing.assert_allclose(loss, np.mean(error[:, 1:] ** 2), rtol=1e-6)
     np.testing.assert_allclose(metrics['x0_error'], loss, rtol=1e-6)
 
+  def test_weight_bsmntw_is_that_of_self_forcing_on_its_grid(self):
+    grid = np.linspace(1, 0, 1001)[:-1]
+    t = 1000 * 5 * grid / (1 + 4 * grid)
+    expected = np.exp(-2 * ((t - 500) / 1000) ** 2)
+    expected -= expected.min()
+    expected *= 1000 / expected.sum()
+    weight = objective.WEIGHTS['bsmntw']
+    # float32, of values to 2.1; next to σ = 1 its 1 - σ is a difference.
+    np.testing.assert_allclose(
+        weight(np.float32(t / 1000)), expected, rtol=1e-5, atol=1e-6
+    )
+    self.assertAlmostEqual(float(weight(0.5)), 2.076, places=3)
+
+  def test_weight_bsmntw_learns_nothing_from_noise_alone(self):
+    self.sigma[:, 1] = 1
+    gradient = jax.jit(jax.grad(lambda v: self.loss(v, 'bsmntw')[0]))(self.v)
+    np.testing.assert_array_equal(gradient[:, :2], 0)
+    self.assertTrue(np.all(gradient[:, 2] != 0))
+
   def test_noised_data_and_target_belong_together(self):
     x0 = self.v
     x, target = objective.noised(jax.random.key(0), x0, self.sigma)

@@ -269,6 +269,24 @@ class TransformerTest(parameterized.TestCase):
     for leaf in jax.tree.leaves(init(jax.random.key(0))):
       np.testing.assert_array_equal(leaf, 0)
 
+  def test_training_begins_where_wan_s_does(self):
+    model = VideoTransformer(**SIZE | {'num_layers': 1}, text_dim=5)
+    params = jax.jit(model.init)(
+        jax.random.key(0), np.zeros((1, 1, 2, 2, 16)), np.zeros((1, 1)))
+    p, layer = params['params'], params['params']['blocks']
+    # Xavier's uniform has this bound; of 256 draws one comes within 5 %.
+    for dense, fans in ((p['patch_embedding'], 64 + 16),
+                        (layer['self_attn']['q'], 16 + 16),
+                        (layer['ffn_0'], 16 + 32)):
+      bound = (6 / fans) ** 0.5
+      self.assertBetween(abs(dense['kernel']).max(), 0.95 * bound, bound)
+      np.testing.assert_array_equal(dense['bias'], 0)
+    # Normal, by 96 and more draws: known to 1 / sqrt(2 * 96), times 4.
+    for x, std in ((p['text_embedding_2']['kernel'], 0.02),
+                   (p['time_embedding_0']['kernel'], 0.02),
+                   (layer['modulation'], 16**-0.5)):
+      self.assertAlmostEqual(float(np.std(x)) / std, 1, delta=0.29)
+
   def masked(self, value):
     """All is unknown, and where it would be there is `value`."""
     hidden = np.zeros((B, F), np.float32)

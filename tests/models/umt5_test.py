@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import umt5_keys
 from worldsim_jax.models import umt5
 
@@ -31,9 +32,7 @@ class UMT5Test(absltest.TestCase):
     cls.golden = dict(np.load(GOLDEN))
     weights = {name.removeprefix(WEIGHTS): np.float32(x)
                for name, x in cls.golden.items() if name.startswith(WEIGHTS)}
-    cls.params = umt5_keys.to_params(weights)
-    cls.encoder = umt5_keys.module(
-        {name: x.shape for name, x in weights.items()})
+    cls.encoder, cls.params = mapping.read_arrays(umt5_keys, weights)
     cls.apply = staticmethod(jax.jit(
         lambda ids, mask: cls.encoder.apply({'params': cls.params}, ids, mask)))
     cls.ids, cls.mask = cls.golden['ids'], cls.golden['mask']

@@ -10,9 +10,9 @@ from absl.testing import absltest
 import jax
 import numpy as np
 
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_dit_keys
 from worldsim_jax.models.conditioning import Conditioning
-from worldsim_jax.models.transformer import VideoTransformer
 
 # Written by tests/golden/make_wan_dit.py.
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'wan_dit.npz'
@@ -29,9 +29,7 @@ class WanGoldenTest(absltest.TestCase):
         name.removeprefix(front): x for name, x in cls.golden.items()
         if name.startswith(front)}
     weights, given = part('weights/'), part('inputs/')
-    fields = wan_dit_keys.model_fields(
-        {name: x.shape for name, x in weights.items()})
-    model = VideoTransformer(**fields | {'num_heads': HEADS})
+    model = wan_dit_keys.module(weights).clone(num_heads=HEADS)
     told = Conditioning(text=given['text'], clip=given['clip'],
                         concatenated=given['concatenated'])
 
@@ -41,8 +39,9 @@ class WanGoldenTest(absltest.TestCase):
           {'params': params}, x, given['t'], told), params, x)
       return v, *pull(given['cotangent'])
 
-    cls.v, of_params, cls.of_x = run(wan_dit_keys.to_tree(weights), given['x'])
-    cls.of_params = wan_dit_keys.to_state_dict(of_params, 'diffusers')
+    _, params = mapping.read_arrays(wan_dit_keys, weights)
+    cls.v, of_params, cls.of_x = run(params, given['x'])
+    cls.of_params = mapping.write_arrays(wan_dit_keys, of_params, 'diffusers')
 
   def assertParity(self, found, name):
     expected = self.golden[name]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from worldsim_jax.attention import context as contexts
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_dit_keys
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.models.transformer import VideoTransformer
@@ -116,7 +117,7 @@ class WanParityTest(parameterized.TestCase):
         latent_channels=C,
         text_dim=TEXT,
     )
-    params = wan_dit_keys.to_tree(weights_of(cls.golden))
+    params = mapping.read_arrays(wan_dit_keys, weights_of(cls.golden))[1]
     x, text = (np.float32(cls.golden[name]) for name in ('x', 'text'))
     cls.ours = staticmethod(
         jax.jit(

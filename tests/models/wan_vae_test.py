@@ -3,12 +3,12 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import chex
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tests.golden import make_wan_vae
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_vae_keys
 from worldsim_jax.models import wan_vae
 from worldsim_jax.models import wan_vae_blocks
@@ -20,18 +20,13 @@ ATOL = 1e-5
 def make(dtype=jnp.float32):
   """(vae, variables, video in [0, 1], latents) of the golden file."""
   golden = np.load(make_wan_vae.GOLDEN)
-  fields = make_wan_vae.FIELDS
-  c = fields['latent_channels']
-  vae = wan_vae.WanVAE(
-      **fields, latent_mean=wan_vae.LATENT_MEAN[:c],
+  c = make_wan_vae.FIELDS['latent_channels']
+  weights = {name.removeprefix('weights/'): np.float32(x)
+             for name, x in golden.items() if name.startswith('weights/')}
+  vae, params = mapping.read_arrays(
+      wan_vae_keys, weights, latent_mean=wan_vae.LATENT_MEAN[:c],
       latent_std=wan_vae.LATENT_STD[:c], dtype=dtype)
-  params = {}
-  for name in golden:
-    if name.startswith('weights/'):
-      path, transform = wan_vae_keys.to_ours(
-          name.removeprefix('weights/'), vae.num_res_blocks)
-      params[path] = np.float32(transform(golden[name]))
-  variables = {'params': traverse_util.unflatten_dict(params)}
+  variables = {'params': params}
   latents = (golden['z'] - np.float32(vae.latent_mean)) / vae.latent_std
   return vae, variables, np.float32(golden['video']), np.float32(latents)
 

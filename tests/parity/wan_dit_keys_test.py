@@ -7,8 +7,10 @@ diffusers = pytest.importorskip('diffusers')
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import numpy as np
 
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_dit_keys
 
 _14B = dict(num_attention_heads=40, ffn_dim=13824, num_layers=40)
@@ -27,7 +29,8 @@ MODELS = {
 def their_shapes(config):
   with torch.device('meta'):
     model = diffusers.WanTransformer3DModel(**{'out_channels': 16} | config)
-  return {name: tuple(x.shape) for name, x in model.state_dict().items()}
+  return {name: jax.ShapeDtypeStruct(tuple(x.shape), np.float32)
+          for name, x in model.state_dict().items()}
 
 
 class WanDitKeysParityTest(parameterized.TestCase):
@@ -35,21 +38,19 @@ class WanDitKeysParityTest(parameterized.TestCase):
   @parameterized.parameters(*MODELS)
   def test_every_tensor_of_a_published_size_has_one_place(self, name):
     theirs = their_shapes(MODELS[name])
-    fields = wan_dit_keys.model_fields(theirs)
-    self.assertEqual(fields['num_heads'], MODELS[name]['num_attention_heads'])
-    places = wan_dit_keys.match(theirs, wan_dit_keys.params_of(fields))
+    model, params = mapping.read(wan_dit_keys, theirs)
+    self.assertEqual(model.num_heads, MODELS[name]['num_attention_heads'])
+    places = wan_dit_keys.places(params, 'diffusers')
     self.assertEqual(set(places), set(theirs))
     self.assertLen(set(places.values()), len(theirs))
-    for tensor, where in places.items():
-      self.assertEqual(wan_dit_keys.place(tensor, 'diffusers'), where)
 
   def test_there_and_back_gives_the_same_bits(self):
     model = diffusers.WanTransformer3DModel(
         num_attention_heads=1, attention_head_dim=12, ffn_dim=20, num_layers=2,
         text_dim=5)
     theirs = {name: x.numpy() for name, x in model.state_dict().items()}
-    tree = wan_dit_keys.to_tree(theirs)
-    back = wan_dit_keys.to_state_dict(tree, 'diffusers')
+    tree = mapping.read_arrays(wan_dit_keys, theirs)[1]
+    back = mapping.write_arrays(wan_dit_keys, tree, 'diffusers')
     self.assertEqual(list(sorted(back)), list(sorted(theirs)))
     for name, x in theirs.items():
       np.testing.assert_array_equal(back[name], x, name)

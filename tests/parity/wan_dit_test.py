@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_dit_keys
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import guidance
@@ -171,8 +172,9 @@ def our_results(case: Case, given, weights):
     v, pull = jax.vjp(fn, params, x)
     return v, *pull(given['cotangent'])
 
-  v, of_params, of_x = run(wan_dit_keys.to_tree(weights), given['x'])
-  return v, of_x, wan_dit_keys.to_state_dict(of_params, 'diffusers')
+  _, params = mapping.read_arrays(wan_dit_keys, weights)
+  v, of_params, of_x = run(params, given['x'])
+  return v, of_x, mapping.write_arrays(wan_dit_keys, of_params, 'diffusers')
 
 
 def relative(found, expected):
@@ -222,7 +224,7 @@ class WanDitParityTest(parameterized.TestCase):
                          first(given['x'], torch.bfloat16), given['t'],
                          torch.bfloat16)
     theirs = v.float().permute(0, 2, 3, 4, 1).numpy()
-    params = wan_dit_keys.to_tree(weights)
+    _, params = mapping.read_arrays(wan_dit_keys, weights)
     rms = lambda x: float(np.sqrt(np.mean(np.square(x))))
     bound = rms(theirs - exact)
     # Their errors are a few layers' roundings of 2^-9. Ours come from other
@@ -256,7 +258,8 @@ class WanDitParityTest(parameterized.TestCase):
             uncond + scale * (cond - uncond), t, z).prev_sample
     theirs = z.permute(0, 2, 3, 4, 1).numpy()
 
-    params, ours = wan_dit_keys.to_tree(weights), our_model(case)
+    _, params = mapping.read_arrays(wan_dit_keys, weights)
+    ours = our_model(case)
     velocity = guidance.guided(
         lambda x, t, told: ours.apply({'params': params}, x, t, told),
         Conditioning(text=given['text']), Conditioning(text=negative['text']),

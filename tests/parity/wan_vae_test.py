@@ -3,17 +3,17 @@
 import pytest
 
 torch = pytest.importorskip('torch')
+diffusers = pytest.importorskip('diffusers')
 
 # pylint: disable=wrong-import-position
 from absl.testing import absltest
 from absl.testing import parameterized
-import diffusers
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tests.golden import make_wan_vae
+from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_vae_keys
 from worldsim_jax.models import wan_vae
 
@@ -55,7 +55,7 @@ class WanVAEParityTest(parameterized.TestCase):
     ours = wan_vae.WanVAE(
         **fields, latent_mean=wan_vae.LATENT_MEAN[:c],
         latent_std=wan_vae.LATENT_STD[:c])
-    params = self.params(ours, weights, video)
+    params = self.params(ours, weights)
     shift, scale = (np.float32(x) for x in (ours.latent_mean, ours.latent_std))
     latents = (z - shift) / scale
 
@@ -80,16 +80,13 @@ class WanVAEParityTest(parameterized.TestCase):
       found.append(part)
     self.assertParity(jnp.concatenate(found, axis=1), decoded)
 
-  def params(self, vae, weights, video):
-    """Our variables from diffusers' tensors: as many, of the right shapes."""
-    flat = {}
-    for name, x in weights.items():
-      path, transform = wan_vae_keys.to_ours(name, vae.num_res_blocks)
-      flat[path] = np.float32(transform(x))
-    params = traverse_util.unflatten_dict(flat)
-    expected = jax.eval_shape(vae.init, jax.random.key(0), video)['params']
-    shapes = jax.tree.map(lambda x: x.shape, expected)
-    self.assertEqual(jax.tree.map(np.shape, params), shapes)
+  def params(self, vae, weights):
+    """Our variables from diffusers' tensors, which tell the model."""
+    weights = {name: np.float32(x) for name, x in weights.items()}
+    found, params = mapping.read_arrays(
+        wan_vae_keys, weights, latent_mean=vae.latent_mean,
+        latent_std=vae.latent_std)
+    self.assertEqual(found, vae)
     return {'params': params}
 
   def assertParity(self, found, expected):
@@ -107,19 +104,12 @@ class WanVAEParityTest(parameterized.TestCase):
   def test_every_name_of_diffusers_has_its_place_at_full_size(self):
     with torch.device('meta'):
       theirs = diffusers.AutoencoderKLWan().state_dict()
-    ours = jax.eval_shape(
-        wan_vae.WanVAE().init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
-    ours = traverse_util.flatten_dict(ours['params'])
-    found = {}
-    for name, x in theirs.items():
-      path, transform = wan_vae_keys.to_ours(name)
-      # A broadcast zero has a shape and no memory.
-      x = np.broadcast_to(np.float32(0), x.shape)
-      found[path] = transform(x).shape
-      back, inverse = wan_vae_keys.from_ours(path, 'diffusers')
-      self.assertEqual(back, name)
-      self.assertEqual(inverse(transform(x)).shape, x.shape)
-    self.assertEqual(found, {path: x.shape for path, x in ours.items()})
+    theirs = {name: jax.ShapeDtypeStruct(tuple(x.shape), np.float32)
+              for name, x in theirs.items()}
+    found, params = mapping.read(wan_vae_keys, theirs)
+    self.assertEqual(found, wan_vae.WanVAE())
+    self.assertEqual(
+        wan_vae_keys.places(params, 'diffusers').keys(), theirs.keys())
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ from tests.streaming import tiny_world
 from worldsim_jax.models import wan_vae
 from worldsim_jax.parallel import flops
 from worldsim_jax.streaming import files
+from worldsim_jax.streaming.world import World
 from worldsim_jax.train import datasets
 from worldsim_jax.train import loop
 from worldsim_jax.train import recording
@@ -202,6 +203,28 @@ class RunTest(absltest.TestCase):
     code, text = finish(self.whole, '--config.data.num_workers=1')
     self.assertEqual(code, 0)
     self.assertIn('all is done', text)
+
+  def test_a_run_goes_on_from_given_weights_and_says_when_they_change(self):
+    workdir, weights = SHARED['folder'] / 'given', SHARED['folder'] / 'weights'
+    shutil.copytree(whole_run() / 'world', weights)
+    flags = ("--config.stages=('tokenizer', 'teacher', 'teacher_forcing')",
+             f'--config.teacher.weights={weights}',
+             '--config.teacher.num_steps=0')
+    code, text = finish(workdir, *flags)
+    self.assertEqual(code, 0, text)
+    self.assertIn(f'teacher: starts from {weights}', text)
+    self.assertFalse((workdir / 'teacher').exists())
+    self.assertTrue((workdir / 'report.html').exists())
+    code, text = finish(workdir, *flags)
+    self.assertIn('all is done', text)
+    # Other weights under the same name.
+    other = files.load(weights)
+    files.save(World(other.config, jax.tree.map(
+        lambda x: 2 * x, other.params), other.vae_variables, other.starts),
+               weights)
+    code, text = finish(workdir, *flags)
+    self.assertEqual(code, 2)
+    self.assertIn('weights_are', text)
 
   def test_another_evaluation_trains_nothing(self):
     workdir = self.copy_of_whole('evaluated')

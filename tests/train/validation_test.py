@@ -47,7 +47,8 @@ WRONG = (
     ('stage_twice', {'stages': ('tokenizer', 'teacher', 'teacher')},
      "config.stages names 'teacher' twice"),
     ('unknown_weight', {'teacher.weight': 'foo'},
-     "config.teacher.weight='foo' is not one of ('none', 'x0')"),
+     "config.teacher.weight='foo' is not one of ('none', 'x0', "
+     "'bsmntw')"),
     ('unknown_critic_weight', {'self_forcing.critic_weight': 'foo'},
      "config.self_forcing.critic_weight='foo' is not one of"),
     ('no_batch', {'teacher.batch_size': 0},

@@ -20,7 +20,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.storage import paths
 
 CONFIG = 'config.json'
-_PIPELINE = 'model_index.json'
+PIPELINE = 'model_index.json'
 _TORCH = ('.pt', '.pth', '.ckpt', '.bin')
 
 
@@ -42,6 +42,12 @@ def open_weights(path) -> Weights:
     weights = _open_folder(path)
     weights.config = _config(path / CONFIG)
     return weights
+
+
+def has_safetensors(folder) -> bool:
+  """Whether a folder has files of that format, which then are its weights."""
+  return any(f.name.endswith((safetensors_file.SUFFIX, safetensors_file.INDEX))
+             for f in folder.iterdir())
 
 
 def _open_file(path) -> Weights:
@@ -67,7 +73,7 @@ def _open_folder(folder) -> Weights:
   if torches:
     return torch_file.open_torch(_only(folder, torches))
   inside = sorted(f.name for f in files if f.is_dir())
-  if (folder / _PIPELINE).exists():
+  if (folder / PIPELINE).exists():
     raise UserError(f'{folder} is a whole pipeline; name one of its folders, '
                     f'such as {folder / "transformer"}')
   raise UserError(f'{folder} has no weights (*{safetensors_file.SUFFIX}, '

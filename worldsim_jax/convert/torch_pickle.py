@@ -269,9 +269,10 @@ def dump(tree) -> tuple[bytes, list[tensors.Readable]]:
   Args:
     tree: dict, list or tuple, nested, of tensors, numbers and strings.
   """
-  found = []
+  found = {}  # By id.
   stream = b''.join(_pickled(tree, found))
-  return pickle.PROTO + b'\x02' + stream + pickle.STOP, found
+  return pickle.PROTO + b'\x02' + stream + pickle.STOP, [
+      tensor for _, tensor in found.values()]
 
 
 def _pickled(tree, found):
@@ -293,9 +294,10 @@ def _pickled(tree, found):
   elif type(tree) in _SCALARS:
     yield _literal(tree)
   else:
-    tensor = tensors.readable(tree)
-    yield _pickled_tensor(str(len(found)), tensor)
-    found.append(tensor)
+    # One that is there twice is written once, as PyTorch would. What has an id
+    # is kept, or another could get it.
+    _, tensor = found.setdefault(id(tree), (tree, tensors.readable(tree)))
+    yield _pickled_tensor(str(list(found).index(id(tree))), tensor)
 
 
 def _literal(value) -> bytes:

@@ -9,28 +9,16 @@ embedding table is listed twice by transformers (`TIED`), which files hold once,
 under either name.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from flax import traverse_util
 import numpy as np
 
+from worldsim_jax.convert import mapping
+from worldsim_jax.convert.mapping import Place
+from worldsim_jax.convert.tensors import Readable
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import umt5
-
-
-class Place(NamedTuple):
-  """Where a tensor lies in our parameters.
-
-  Attributes:
-    path: the names of its parameter, outermost first.
-    layer: its row in the stack of layers, or None.
-    transposed: whether ours is [in, out].
-  """
-  path: tuple[str, ...]
-  layer: int | None = None
-  transposed: bool = False
-
 
 TIED = {'encoder.embed_tokens.weight': 'shared.weight'}
 # Ours to (original, transformers), without '.weight'.
@@ -52,114 +40,78 @@ _LAYER = {
     'ffn/fc1/kernel': ('ffn.fc1', 'layer.1.DenseReluDense.wi_1'),
     'ffn/fc2/kernel': ('ffn.fc2', 'layer.1.DenseReluDense.wo'),
 }
+MODEL = 'umT5'
 FORMATS = ('original', 'transformers')
 _PREFIXES = ('blocks', 'encoder.block')
 
 
-def places(format_: str, num_layers: int = 24) -> dict[str, Place]:
-  """The place of every tensor of a format, by its name there."""
+def find_format(names: Iterable[str]) -> str | None:
+  """The format of a file's names, if they are of one."""
+  names = set(names)
+  for format_, mark in zip(FORMATS, ('token_embedding.weight',
+                                     'encoder.final_layer_norm.weight')):
+    if mark in names:
+      return format_
+  return None
+
+
+def own(tensors: Mapping[str, Readable]) -> dict[str, Readable]:
+  """A file's tensors, by the names that `places` has; of twins, one."""
+  return {TIED.get(name, name): x for name, x in sorted(tensors.items())
+          if TIED.get(name) not in tensors}
+
+
+def places(params, format_: str) -> dict[str, Place]:
+  """Where all tensors of a format lie in a tree of ours.
+
+  Args:
+    params: of the encoder; arrays or shapes.
+    format_: of FORMATS.
+  """
   which = FORMATS.index(format_)
   found = {f'{names[which]}.weight': Place(tuple(ours.split('/')))
            for ours, names in _OUTSIDE.items()}
-  for layer in range(num_layers):
+  for layer in range(params['blocks']['pos_embedding'].shape[0]):
     for ours, names in _LAYER.items():
       name = f'{_PREFIXES[which]}.{layer}.{names[which]}.weight'
       path = ('blocks', *ours.split('/'))
-      found[name] = Place(path, layer, transposed=path[-1] == 'kernel')
+      found[name] = Place(path, layer, mapping.TRANSPOSED if (
+          path[-1] == 'kernel') else mapping.SAME)
   return found
 
 
-def format_of(names) -> str:
-  """The format that tensors of these names are in.
+def module(found: Mapping[str, Readable], **fields) -> umt5.UMT5Encoder:
+  """The encoder that a file's tensors belong to.
 
-  Raises:
-    UserError: if it is neither.
-  """
-  for format_, marker in zip(FORMATS, ('token_embedding.weight',
-                                       'encoder.final_layer_norm.weight')):
-    if marker in names:
-      return format_
-  raise UserError('these are no weights of a umT5 encoder: neither '
-                  'token_embedding.weight nor encoder.final_layer_norm.weight '
-                  'is among them.')
-
-
-def untied(names) -> dict[str, str]:
-  """The names that `places` knows -> those of a file; of twins, one."""
-  names = set(names)
-  return {TIED.get(name, name): name
-          for name in sorted(names) if TIED.get(name) not in names}
-
-
-def module(shapes: Mapping[str, tuple[int, ...]], dtype: str = 'float32'):
-  """The encoder that tensors of these shapes, by name, belong to.
+  Args:
+    found: what has a `shape`, by name, of one format.
+    **fields: that no tensor tells.
 
   Raises:
     UserError: if they belong to none.
   """
-  format_ = format_of(shapes)
-  shapes = {name: shapes[given] for name, given in untied(shapes).items()}
-  own = {'/'.join(place.path): name
-         for name, place in places(format_, 1).items()}
-  missing = sorted(name for name in own.values() if name not in shapes)
-  if missing:
-    raise UserError(f'{missing[0]} is missing among the tensors of umT5.')
-  at = lambda path: shapes[own[path]]
-  num_buckets, num_heads = at('blocks/pos_embedding')
+  format_ = find_format(found)
+  if format_ is None:
+    raise UserError('these are no weights of a umT5 encoder: neither '
+                    'token_embedding.weight nor encoder.final_layer_norm.'
+                    'weight is among them.')
   prefix = f'{_PREFIXES[FORMATS.index(format_)]}.'
+  one_layer = {'blocks': {'pos_embedding': np.zeros(1)}}
+  names = {'/'.join(place.path): name
+           for name, place in places(one_layer, format_).items()}
+  missing = sorted(name for name in names.values() if name not in found)
+  if missing:
+    raise UserError(f'{missing[0]} is missing among the tensors of {MODEL}.')
+  at = lambda path: found[names[path]].shape
+  num_buckets, num_heads = at('blocks/pos_embedding')
+  layers = {name.removeprefix(prefix).partition('.')[0]
+            for name in found if name.startswith(prefix)}
   return umt5.UMT5Encoder(
       *at('token_embedding'), at('blocks/ffn/gate/kernel')[0], num_heads,
-      at('blocks/attn/q/kernel')[0] // num_heads,
-      len({name.removeprefix(prefix).partition('.')[0]
-           for name in shapes if name.startswith(prefix)}),
-      num_buckets, dtype=dtype)
+      at('blocks/attn/q/kernel')[0] // num_heads, len(layers), num_buckets,
+      **fields)
 
 
-def to_params(weights: Mapping[str, np.ndarray]):
-  """Our parameters, of tensors in either format.
-
-  Args:
-    weights: arrays by name, or what has `shape` and `read() -> array`, which is
-      called for one after the other.
-
-  Raises:
-    UserError: for a tensor that is missing, is not umT5's, or has another shape
-      than the others imply.
-  """
-  found = {name: weights[given] for name, given in untied(weights).items()}
-  encoder = module({name: x.shape for name, x in found.items()})
-  known = places(format_of(found), encoder.num_layers)
-  for name in sorted(known.keys() ^ found.keys()):
-    raise UserError(f'{name} is missing among the tensors of umT5.'
-                    if name in known else f'{name} is no tensor of umT5.')
-  expected = traverse_util.flatten_dict(umt5.shapes(encoder))
-  for name, place in known.items():
-    wanted = expected[place.path].shape[place.layer is not None:]
-    wanted = wanted[::-1] if place.transposed else wanted
-    if tuple(found[name].shape) != wanted:
-      raise UserError(f'{name} has shape {tuple(found[name].shape)}, but umT5 '
-                      f'of this size has {wanted}.')
-  params = {}
-  for name, place in known.items():
-    read = getattr(found[name], 'read', None)
-    value = np.asarray(read() if read else found[name])
-    value = value.T if place.transposed else value
-    if place.layer is None:
-      params[place.path] = value
-    else:
-      stack = params.setdefault(
-          place.path, np.empty(expected[place.path].shape, value.dtype))
-      stack[place.layer] = value
-  return traverse_util.unflatten_dict(params)
-
-
-def from_params(params, format_: str) -> dict[str, np.ndarray]:
-  """The tensors of a format, of our parameters; the inverse of `to_params`."""
-  flat = traverse_util.flatten_dict(params)
-  found = {}
-  for name, place in places(
-      format_, len(flat['blocks', 'pos_embedding'])).items():
-    value = np.asarray(flat[place.path])
-    value = value if place.layer is None else value[place.layer]
-    found[name] = np.ascontiguousarray(value.T if place.transposed else value)
-  return found
+def shapes(encoder: umt5.UMT5Encoder):
+  """The parameters of an encoder, as jax.ShapeDtypeStruct."""
+  return umt5.shapes(encoder)

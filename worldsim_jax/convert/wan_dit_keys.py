@@ -7,31 +7,29 @@ Two families of names exist,
   diffusers  WanTransformer3DModel. Its norm2 is Wan's norm3, and the other way
              round; only the one before cross-attention has weights
 
-and one tree of ours (models/transformer.py), in which the layers are stacked. A
-`Place` says where a tensor of a file belongs; the map is one to one, and every
-tensor is moved without arithmetic, so that there and back gives the same bits.
-
-PyTorch's Linear is [out, in], ours [in, out]. The patch embedding is a Conv3d
-[out, in, 1, p, q] there, a product with flattened patches [p q in, out] here.
+and one tree of ours (models/transformer.py), in which the layers are stacked;
+`places` is the table between them.
 """
 
 from collections.abc import Iterable
 from collections.abc import Mapping
 import re
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from worldsim_jax.convert import mapping
+from worldsim_jax.convert.mapping import Place
+from worldsim_jax.convert.tensors import Readable
 from worldsim_jax.errors import UserError
 from worldsim_jax.models.transformer import VideoTransformer
 
+MODEL = 'a Wan transformer'
 FORMATS = ('wan', 'diffusers')
 # Networks in a file of Self Forcing; the generator's average samples best.
 GROUPS = ('generator_ema', 'generator', 'critic')
 HEAD_DIM = 128  # Of all published sizes; the weights do not tell.
 
-_GROUP = re.compile(f'(?:({"|".join(GROUPS)})/)?(.*)')
 _WRAPPERS = re.compile(
     r'_(?:fsdp_wrapped_module|checkpoint_wrapped_module|orig_mod)\.')
 _FRONT = re.compile(r'^(?:(?:module|model|diffusion_model|generator)\.)+')
@@ -40,19 +38,6 @@ _FRONT = re.compile(r'^(?:(?:module|model|diffusion_model|generator)\.)+')
 _NOT_OURS = re.compile(
     r'(?:_cls_pred_branch|_register_tokens|_gan_ca_blocks)\.?|freqs$'
     r'|.*\.norm_added_q\.')
-
-
-class Place(NamedTuple):
-  """Where a tensor belongs in our tree.
-
-  Attributes:
-    path: of the parameter.
-    layer: its index on the parameter's first axis; None if that is no stack.
-    layout: 'same', 'row' ([1, ...] there), 'transposed' or 'patches'.
-  """
-  path: tuple[str, ...]
-  layer: int | None
-  layout: str
 
 
 # Ours, Wan's, diffusers', what it is.
@@ -98,13 +83,17 @@ _BLOCK = (
     *((f'cross_attn/{ours}', f'cross_attn.{ours}', f'attn2.{theirs}', kind)
       for ours, theirs, kind in _ATTENTION + _ATTENTION_TO_IMAGE),
 )
+_PATCHES = 'patches'  # A layout that depends on the model.
 # For each kind: (ours, theirs, layout) of its tensors; '' is itself.
 _TENSORS = {
-    'linear': (('kernel', 'weight', 'transposed'), ('bias', 'bias', 'same')),
-    'convolution': (('kernel', 'weight', 'patches'), ('bias', 'bias', 'same')),
-    'norm': (('scale', 'weight', 'same'), ('bias', 'bias', 'same')),
-    'scale': (('weight', 'weight', 'same'),),
-    'table': (('', '', 'row'),),
+    'linear': (('kernel', 'weight', mapping.TRANSPOSED),
+               ('bias', 'bias', mapping.SAME)),
+    'convolution': (('kernel', 'weight', _PATCHES),
+                    ('bias', 'bias', mapping.SAME)),
+    'norm': (('scale', 'weight', mapping.SAME),
+             ('bias', 'bias', mapping.SAME)),
+    'scale': (('weight', 'weight', mapping.SAME),),
+    'table': (('', '', mapping.ROW),),
 }
 
 
@@ -122,6 +111,9 @@ def _leaves(modules, family: str, front: tuple[str, ...] = ()):
 _NAMES = {  # family -> ({name: ...}, {name within blocks.N.: ...})
     family: (_leaves(_OUTSIDE, family), _leaves(_BLOCK, family, ('blocks',)))
     for family in FORMATS}
+_OTHER = [  # Outside and in a block: a name to that of the other family.
+    dict(zip((*wan, *diffusers), (*diffusers, *wan)))
+    for wan, diffusers in zip(*_NAMES.values())]
 
 
 def bare(name: str) -> str:
@@ -129,8 +121,8 @@ def bare(name: str) -> str:
   return _FRONT.sub('', _WRAPPERS.sub('', name))
 
 
-def bare_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The same by their bare names.
+def own(tensors: Mapping[str, Readable]) -> dict[str, Readable]:
+  """A file's tensors by their bare names, without what is not the model's.
 
   Raises:
     UserError: if two of them have the same.
@@ -139,72 +131,47 @@ def bare_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   for name, x in tensors.items():
     if bare(name) in found:
       raise UserError(f'{bare(name)} is there twice, once as {name}.')
-    found[bare(name)] = x
+    if not _NOT_OURS.match(bare(name)):
+      found[bare(name)] = x
   return found
 
 
-def split_group(name: str) -> tuple[str | None, str]:
-  """(the network of GROUPS or None, the bare name) of 'generator/model.x'."""
-  group, name = _GROUP.fullmatch(name).groups()
-  return group, bare(name)
-
-
-def is_other(name: str) -> bool:
-  """Whether a (bare) tensor is known not to belong to the transformer."""
-  return bool(_NOT_OURS.match(name))
-
-
-def format_of(names: Iterable[str]) -> str:
-  """The family of a file's (bare) names.
-
-  Raises:
-    UserError: if they are of neither.
-  """
+def find_format(names: Iterable[str]) -> str | None:
+  """The family of a file's (bare) names, if they are of one."""
   names = set(names)
   for family, mark in (('wan', 'head.modulation'),
                        ('diffusers', 'scale_shift_table')):
     if mark in names:
       return family
-  shown = ', '.join(sorted(names)[:3])
-  raise UserError('these are no weights of a Wan transformer: neither '
-                  'head.modulation (Wan) nor scale_shift_table (diffusers) is '
-                  f'among the {len(names)} tensors ({shown} ...).')
+  return None
 
 
-def place(name: str, family: str) -> Place:
-  """Where the tensor of this (bare) name belongs.
-
-  Raises:
-    UserError: if the family has no such tensor.
-  """
-  outside, block = _NAMES[family]
-  match = re.fullmatch(r'blocks\.(0|[1-9]\d*)\.(.+)', name)
-  layer, table = (int(match[1]), block) if match else (None, outside)
-  found = table.get(match[2] if match else name)
-  if found is None:
-    raise UserError(f'{name}: a Wan transformer has no such tensor (names of '
-                    f'the family {family!r}).')
-  path, layout = found
-  return Place(path, layer, layout)
+def other_name(name: str) -> str | None:
+  """What the other family calls a (bare) tensor; None if it has no such."""
+  block = re.match(r'blocks\.\d+\.|', name)[0]
+  other = _OTHER[bool(block)].get(name.removeprefix(block))
+  return other and block + other
 
 
-def names(params, family: str) -> dict[str, Place]:
-  """All tensors of a tree of ours, by the names of a family.
+def places(params, family: str, patch=(2, 2)) -> dict[str, Place]:
+  """Where all tensors of a family lie in a tree of ours.
 
   Args:
     params: of the transformer; arrays or shapes.
     family: of FORMATS.
+    patch: of the model.
 
   Raises:
     UserError: for parameters that Wan does not have.
   """
   outside, block = ({path: (name, layout) for name, (path, layout)
                      in table.items()} for table in _NAMES[family])
+  layout_of = lambda x: mapping.patches(*patch) if x == _PATCHES else x
   found = {}
-  for path, x in _flat(params).items():
+  for path, x in mapping.flatten(params).items():
     if path in outside:
       name, layout = outside[path]
-      found[name] = Place(path, None, layout)
+      found[name] = Place(path, None, layout_of(layout))
     elif path in block:
       name, layout = block[path]
       for layer in range(x.shape[0]):
@@ -216,147 +183,64 @@ def names(params, family: str) -> dict[str, Place]:
   return found
 
 
-def shape_there(shape, where: Place, patch=(2, 2)) -> tuple[int, ...]:
-  """The shape of the tensor in a file.
+def module(found: Mapping[str, Readable],
+           head_dim: int = HEAD_DIM, **fields) -> VideoTransformer:
+  """The transformer that a file's tensors belong to.
 
   Args:
-    shape: of our parameter, with its stack of layers.
-    where: of the tensor.
-    patch: of the model, for the patch embedding.
-  """
-  shape = tuple(shape) if where.layer is None else tuple(shape)[1:]
-  if where.layout == 'row':
-    return (1, *shape)
-  if where.layout == 'transposed':
-    return shape[::-1]
-  if where.layout == 'patches':
-    return (shape[1], shape[0] // (patch[0] * patch[1]), 1, *patch)
-  return shape
-
-
-def to_ours(x, where: Place):
-  """A tensor of a file, as it lies in our parameter (in its layer)."""
-  if where.layout == 'row':
-    return x[0]
-  if where.layout == 'transposed':
-    return x.T
-  if where.layout == 'patches':
-    return x[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-  return x
-
-
-def to_theirs(x, where: Place, patch=(2, 2)):
-  """The inverse of `to_ours`; x is of one layer."""
-  if where.layout == 'row':
-    return x[None]
-  if where.layout == 'transposed':
-    return x.T
-  if where.layout == 'patches':
-    return x.reshape(*patch, -1, x.shape[1]).transpose(3, 2, 0, 1)[:, :, None]
-  return x
-
-
-def match(shapes: Mapping[str, tuple[int, ...]], params,
-          patch=(2, 2)) -> dict[str, Place]:
-  """Where each tensor of a file belongs, if they fit a model exactly.
-
-  Args:
-    shapes: by bare name; what `is_other` says is left out.
-    params: of the model; arrays or shapes.
-    patch: of the model.
-
-  Raises:
-    UserError: for a tensor that is missing, too many or of another shape.
-  """
-  places, flat = names(params, format_of(shapes)), _flat(params)
-  expected = {name: shape_there(flat[where.path].shape, where, patch)
-              for name, where in places.items()}
-  for name, shape in expected.items():
-    if name not in shapes:
-      raise UserError(f'{name} {shape} is missing.')
-    if tuple(shapes[name]) != shape:
-      raise UserError(
-          f'{name} has shape {tuple(shapes[name])}, expected {shape}.')
-  for name in shapes:
-    if name not in expected and not is_other(name):
-      raise UserError(f'{name} {tuple(shapes[name])} is not of this model.')
-  return places
-
-
-def to_tree(tensors: Mapping[str, np.ndarray]):
-  """Our tree from a whole state dict; for models that fit into memory twice.
-
-  Raises:
-    UserError: if the tensors are not those of one Wan transformer.
-  """
-  tensors = bare_names(tensors)
-  shapes = {name: x.shape for name, x in tensors.items()}
-  fields = model_fields(shapes)
-  expected = params_of(fields)
-  stacks = {}
-  for name, where in match(shapes, expected, fields['patch']).items():
-    stacks.setdefault(where.path, []).append(to_ours(tensors[name], where))
-  treedef = jax.tree.structure(expected)
-  return jax.tree.unflatten(treedef, [  # `names` lists layers in order.
-      np.stack(stacks[path]) if path[0] == 'blocks' else stacks[path][0]
-      for path in _flat(expected)])
-
-
-def to_state_dict(params, family: str, patch=(2, 2)) -> dict[str, np.ndarray]:
-  """A state dict from our tree."""
-  flat, found = _flat(params), {}
-  for name, where in names(params, family).items():
-    x = flat[where.path]
-    found[name] = to_theirs(
-        np.asarray(x if where.layer is None else x[where.layer]), where, patch)
-  return found
-
-
-def model_fields(shapes: Mapping[str, tuple[int, ...]],
-                 head_dim: int = HEAD_DIM) -> dict:
-  """The fields of VideoTransformer that a file's tensors imply.
-
-  Args:
-    shapes: by bare name, of one family.
+    found: what has a `shape`, by bare name, of one family.
     head_dim: channels of a head.
-  """
-  family = format_of(shapes)
-  by_path = {}
-  for name, shape in shapes.items():
-    if not is_other(name):
-      where = place(name, family)
-      by_path.setdefault(where.path, []).append(tuple(shape))
-  def first(*path):
-    if path not in by_path:
-      raise UserError(f'{"/".join(path)} is missing among the {len(shapes)} '
-                      'tensors.')
-    return by_path[path][0]
+    **fields: that no tensor tells.
 
-  dim, channels, _, *patch = first('patch_embedding', 'kernel')
-  latent = first('head', 'kernel')[0] // (patch[0] * patch[1])
-  fields = dict(
-      dim=dim, ffn_dim=first('blocks', 'ffn_0', 'kernel')[0],
-      num_heads=max(dim // head_dim, 1),
-      num_layers=len(by_path.get(('blocks', 'modulation'), ())),
-      latent_channels=latent,
-      patch=tuple(patch), freq_dim=first('time_embedding_0', 'kernel')[1],
-      text_dim=first('text_embedding_0', 'kernel')[1],
+  Raises:
+    UserError: if they are of no Wan transformer.
+  """
+  by_path, num_layers = _by_path(found)
+
+  def shape(*path):
+    if path not in by_path:
+      raise UserError(f'{"/".join(path)} is missing among the {len(found)} '
+                      'tensors of a Wan transformer.')
+    return by_path[path]
+
+  dim, channels, _, *patch = shape('patch_embedding', 'kernel')
+  latent = shape('head', 'kernel')[0] // (patch[0] * patch[1])
+  fields |= dict(
+      dim=dim, ffn_dim=shape('blocks', 'ffn_0', 'kernel')[0],
+      num_heads=max(dim // head_dim, 1), num_layers=num_layers,
+      latent_channels=latent, patch=tuple(patch),
+      freq_dim=shape('time_embedding_0', 'kernel')[1],
+      text_dim=shape('text_embedding_0', 'kernel')[1],
       concatenated_channels=channels - latent)
   if ('img_emb', 'proj_1', 'kernel') in by_path:
-    fields['clip_dim'] = first('img_emb', 'proj_1', 'kernel')[1]
+    fields['clip_dim'] = shape('img_emb', 'proj_1', 'kernel')[1]
   if ('img_emb', 'emb_pos') in by_path:
-    fields['clip_positions'] = first('img_emb', 'emb_pos')[1]
-  return fields
+    fields['clip_positions'] = shape('img_emb', 'emb_pos')[1]
+  return VideoTransformer(**fields)
 
 
-def params_of(fields):
-  """The parameters, as shapes, of VideoTransformer(**fields)."""
-  model = VideoTransformer(**fields)
+def shapes(model: VideoTransformer):
+  """The parameters of a transformer, as jax.ShapeDtypeStruct."""
   x = np.zeros((1, 1, *model.patch, model.latent_channels))
   return jax.eval_shape(
       model.init, jax.random.key(0), x, np.zeros((1, 1)))['params']
 
 
-def _flat(params) -> dict[tuple[str, ...], jax.Array]:
-  return {tuple(key.key for key in path): x
-          for path, x in jax.tree.leaves_with_path(params)}
+def _by_path(found):
+  """Shapes by the paths of ours, and how many layers there are."""
+  family, by_path, num_layers = find_format(found), {}, 0
+  if family is None:
+    raise UserError('these are no weights of a Wan transformer: neither '
+                    'head.modulation (Wan) nor scale_shift_table (diffusers) '
+                    f'is among the {len(found)} tensors '
+                    f'({", ".join(sorted(found)[:3])} ...).')
+  outside, block = _NAMES[family]
+  for name, x in found.items():
+    match = re.fullmatch(r'blocks\.(0|[1-9]\d*)\.(.+)', name)
+    known = block.get(match[2]) if match else outside.get(name)
+    if known is None:
+      raise UserError(f'{name}: a Wan transformer has no such tensor (names of '
+                      f'the family {family!r}).')
+    by_path.setdefault(known[0], tuple(x.shape))
+    num_layers = max(num_layers, int(match[1]) + 1 if match else 0)
+  return by_path, num_layers

@@ -12,19 +12,26 @@ Diffusers' names are renamed to the original's first. Its decoder counts within
 levels where the original counts on: residual block j and the resampler of level
 i are upsamples (n + 2) i + j and (n + 2) i + n + 1, n being `num_res_blocks`.
 
-Tensors differ in layout only: torch's [out, in, kt, kh, kw] is [kt, kh, kw, in,
-out] here, and the norms' unit axes are gone.
+The sizes of a model follow from its tensors, but for the constants of its
+latents, which are those of Wan 2.1.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
 import re
 
+import jax
 import numpy as np
 
-FORMATS = ('original', 'diffusers')
+from worldsim_jax.convert import mapping
+from worldsim_jax.convert.mapping import Path
+from worldsim_jax.convert.mapping import Place
+from worldsim_jax.convert.tensors import Readable
+from worldsim_jax.errors import UserError
+from worldsim_jax.models.wan_vae import WanVAE
 
-Path = tuple[str, ...]
-Transform = Callable[[np.ndarray], np.ndarray]
+MODEL = "Wan 2.1's VAE"
+FORMATS = ('original', 'diffusers')
 
 # (original, diffusers), within '.name.of.tensor'. The order matters: what is
 # conv1 in diffusers is another thing in the original.
@@ -58,15 +65,92 @@ _ORIGINAL = re.compile(
     rf'({_RESIDUAL}|{_RESAMPLE})')
 
 
-def to_ours(name: str, num_res_blocks: int = 2) -> tuple[Path, Transform]:
-  """The path of a tensor of either format, and what to do to it.
+def find_format(names: Iterable[str]) -> str | None:
+  """The format of a file's names, if they are of one."""
+  names = set(names)
+  for format_, marks in (
+      ('original', {'conv2.weight', 'decoder.conv1.weight'}),
+      ('diffusers', {'post_quant_conv.weight', 'decoder.conv_in.weight'})):
+    if marks <= names:
+      return format_
+  return None
+
+
+def own(tensors: Mapping[str, Readable]) -> dict[str, Readable]:
+  """A file's tensors, by the names that `places` has."""
+  return dict(tensors)
+
+
+def places(params, format_: str) -> dict[str, Place]:
+  """Where all tensors of a format lie in a tree of ours.
+
+  Args:
+    params: of the VAE; arrays or shapes.
+    format_: of FORMATS.
+  """
+  flat = mapping.flatten(params)
+  num_res_blocks = _num_res_blocks(flat)
+  return {to_theirs(path, format_, num_res_blocks): Place(path, None,
+                                                          _layout(path))
+          for path in flat}
+
+
+def module(found: Mapping[str, Readable], **fields) -> WanVAE:
+  """The VAE that a file's tensors belong to.
+
+  Args:
+    found: what has a `shape`, by name.
+    **fields: that no tensor tells.
+
+  Raises:
+    UserError: if they are of no VAE of Wan 2.1.
+  """
+  if find_format(found) is None:
+    raise UserError(f'these are no weights of {MODEL}: they have no '
+                    'decoder.conv1.weight (original) or decoder.conv_in.weight '
+                    '(diffusers).')
+  by_path, blocks = {}, _num_res_blocks_there(found)
+  for name, x in found.items():
+    try:
+      by_path[to_ours(name, blocks)] = tuple(x.shape)
+    except KeyError as e:
+      raise UserError(f'{name} is no tensor of {MODEL}.') from e
+
+  def shape(*path):
+    if path not in by_path:
+      raise UserError(f'{"/".join(path)} is missing among the {len(found)} '
+                      f'tensors of {MODEL}.')
+    return by_path[path]
+
+  base = shape('encoder', 'conv1', 'kernel')[0]
+  widths, in_time, num_res_blocks = [base], [], 0
+  for block in _in_order(by_path, 'encoder', 'downsamples_'):
+    convolution = ('encoder', block, 'residual_2', 'kernel')
+    if convolution in by_path:
+      widths[-1] = shape(*convolution)[0]
+      num_res_blocks += len(widths) == 1
+    else:
+      in_time.append(('encoder', block, 'time_conv', 'kernel') in by_path)
+      widths.append(widths[-1])
+  return WanVAE(**fields | dict(
+      base=base, multipliers=tuple(width // base for width in widths),
+      num_res_blocks=num_res_blocks, temporal_downsample=tuple(in_time),
+      latent_channels=shape('conv2', 'kernel')[0]))
+
+
+def shapes(vae: WanVAE):
+  """The parameters of a VAE, as jax.ShapeDtypeStruct."""
+  size = vae.space_stride
+  return jax.eval_shape(vae.init, jax.random.key(0),
+                        np.zeros((1, 1, size, size, 3)))['params']
+
+
+def to_ours(name: str, num_res_blocks: int = 2) -> Path:
+  """The path of a tensor of either format.
 
   Args:
     name: of the tensor in the file.
     num_res_blocks: of the model, 2 for the published ones.
-
-  Returns:
-    (path, transform); transform(tensor) is a view where it only transposes.
 
   Raises:
     KeyError: if no Wan VAE has a tensor of such a name.
@@ -77,32 +161,44 @@ def to_ours(name: str, num_res_blocks: int = 2) -> tuple[Path, Transform]:
   if not _ORIGINAL.fullmatch(original):
     raise KeyError(name)
   path = re.sub(r'\.(\d+)', r'_\1', original).split('.')
-  if path[-1] != 'weight':
-    return tuple(path), lambda x: x.reshape(-1)
-  path[-1] = 'kernel'
-  return tuple(path), lambda x: x.transpose(*range(2, x.ndim), 1, 0)
+  return (*path[:-1], 'kernel' if path[-1] == 'weight' else path[-1])
 
 
-def from_ours(
-    path: Path, to: str = 'original', num_res_blocks: int = 2
-) -> tuple[str, Transform]:
-  """The inverse of `to_ours`: (name, transform) for one of FORMATS."""
+def to_theirs(path: Path, to: str = 'original',
+              num_res_blocks: int = 2) -> str:
+  """The inverse of `to_ours`, for one of FORMATS."""
   if to not in FORMATS:
     raise ValueError(f'to={to!r} is not one of {FORMATS}.')
   name = '.'.join(re.sub(r'_(\d+)$', r'.\1', part) for part in path)
   name = re.sub(r'\.kernel$', '.weight', name)
   if not _ORIGINAL.fullmatch(name):
     raise KeyError('/'.join(path))
+  return name if to == 'original' else _to_diffusers(name, num_res_blocks)
+
+
+def _layout(path) -> mapping.Layout:
   # Norms have a unit axis per axis of what they norm, videos or frames.
-  unit_axes = (1,) * (2 if path[-2] == 'norm' else 3)
-  transforms = {
-      'kernel': lambda x: x.transpose(x.ndim - 1, x.ndim - 2,
-                                      *range(x.ndim - 2)),
-      'bias': lambda x: x,
-      'gamma': lambda x: x.reshape(-1, *unit_axes)}
-  if to == 'diffusers':
-    name = _to_diffusers(name, num_res_blocks)
-  return name, transforms[path[-1]]
+  return {'kernel': mapping.CONVOLUTION, 'bias': mapping.SAME,
+          'gamma': mapping.unit_axes(2 if path[-2] == 'norm' else 3)}[path[-1]]
+
+
+def _num_res_blocks(paths) -> int:
+  blocks = _in_order(paths, 'encoder', 'downsamples_')
+  return next(i for i, block in enumerate(blocks) if (
+      'encoder', block, 'residual_2', 'kernel') not in paths)
+
+
+def _num_res_blocks_there(names) -> int:
+  """Of diffusers' decoder, whose names depend on it."""
+  resnets = [re.match(r'decoder\.up_blocks\.0\.resnets\.(\d+)\.', name)
+             for name in names]
+  return max((int(match[1]) for match in resnets if match), default=2)
+
+
+def _in_order(paths, half: str, prefix: str) -> list[str]:
+  found = {path[1] for path in paths
+           if path[0] == half and path[1].startswith(prefix)}
+  return sorted(found, key=lambda block: int(block.removeprefix(prefix)))
 
 
 def _from_diffusers(name, num_res_blocks):

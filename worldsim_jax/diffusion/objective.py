@@ -3,16 +3,33 @@
   L = mean over scored frames of ‖ v_θ - (ε - x0) ‖² w(σ)                (1)
 
 Weights: 'none' is w = 1; 'x0' is w = σ², which makes (1) the squared error of
-x0.
+x0; 'bsmntw' is what Self Forcing's code trains its baselines with, a bell
+exp(-2 (σ - ½)²) less its value at the ends,
+
+  w(σ) ∝ exp(2 σ (1 - σ)) - 1,                                           (2)
+
+with mean 1 over the 1000 levels of upstream's grid. It is exactly 0 at σ = 1:
+of frames that are noise alone nothing is learned, so it is no default.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import noise
 
-WEIGHTS = {'none': jnp.ones_like, 'x0': jnp.square}
+# Upstream's levels of noise in training, with the shift of Wan 2.1 at 480p.
+_GRID = flow.sampling_sigmas(flow.NUM_TIMESTEPS, 5.)
+
+
+def _bsmntw(sigma):
+  """Eq. (2)."""
+  return (jnp.expm1(2 * sigma * (1 - sigma))
+          / np.expm1(2 * _GRID * (1 - _GRID)).mean())
+
+
+WEIGHTS = {'none': jnp.ones_like, 'x0': jnp.square, 'bsmntw': _bsmntw}
 
 
 def noised(rng, x0_BFHWC, sigma_BF):

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 
 import jax
@@ -115,8 +114,7 @@ def load(folder):
 
 def fingerprint(folder) -> str:
   """Another one for other weights or another tokenizer."""
-  content = (paths.folder(folder) / checksums.MANIFEST).read_bytes()
-  return hashlib.sha256(content).hexdigest()[:12]
+  return checksums.fingerprint(folder)
 
 
 class UMT5TextEncoder:

@@ -41,6 +41,10 @@ def export(world: World, target):
 
 def compile_programs(world: World, batch: int = 1) -> dict[str, bytes]:
   """The programs by file name, for `batch` streams that advance together."""
+  if not world.context_frames:
+    raise UserError('this world begins with no frames '
+                    '(config.student.context_frames=0), so that its first step '
+                    'is unlike the others: it cannot be exported')
   inputs = example_inputs(world, batch)
   session = jax.eval_shape(world.start, *inputs)
   flat, treedef = jax.tree.flatten(session)

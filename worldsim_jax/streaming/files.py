@@ -6,7 +6,11 @@ whether its files are what they were.
 """
 
 import contextlib
+import functools
 import json
+import os
+from typing import Any
+from typing import NamedTuple
 import zipfile
 
 import jax
@@ -21,9 +25,10 @@ from worldsim_jax.storage import paths
 from worldsim_jax.streaming.world import World
 
 CONFIG, STARTS, PARAMS = 'config.json', 'starts.npz', 'params'
+TEXT_ENCODER = 'text_encoder'  # umT5, with checksums of its own.
 
 
-def save(world: World, directory, extra=()):
+def save(world: World, directory, extra=(), save_text_encoder=None):
   """Writes a world; the folder appears when it is complete.
 
   One process does it alone, whoever else takes part in the run.
@@ -32,6 +37,7 @@ def save(world: World, directory, extra=()):
     world: what to write.
     directory: where; an older world is replaced.
     extra: more files, a dict of bytes by name.
+    save_text_encoder: (folder) -> writes the world's own, if it has one.
 
   Raises:
     UserError: if there is something else, or the disk refuses.
@@ -42,7 +48,8 @@ def save(world: World, directory, extra=()):
                     'is. Write to another folder (--target).')
   replace = _replace_object if paths.is_remote(directory) else _replace_folder
   try:
-    replace(world, directory, dict(extra))
+    replace(directory, functools.partial(
+        _write, world, extra=dict(extra), save_text_encoder=save_text_encoder))
   except (OSError, ValueError, *paths.remote_errors()) as e:
     raise UserError(
         f'{directory} could not be written: {paths.first_line(e)}') from e
@@ -55,39 +62,44 @@ def is_world(directory) -> bool:
           and not _is_half_written(directory))
 
 
-def load(path, with_student: bool = True) -> World:
-  """Reads a world.
+def load(path) -> World:
+  """Reads a world, or as much of one as was saved.
 
   Args:
     path: its folder, or the workdir of a finished run; local or gs://.
-    with_student: False for one that was saved without (params = {}).
 
   Raises:
     UserError: if there is no world, a file of it is damaged, or it does not
       fit its configuration.
   """
-  path = paths.folder(path)
-  for directory in (path, path / 'world'):
-    if is_world(directory):
-      break
-  else:
-    raise UserError(
-        f'{path}: no world here (no {CONFIG} with {PARAMS}/, also not in '
-        'world/); a run leaves one when all its stages are done.')
-  # Users put films beside a world.
-  checksums.check(directory, extra_files=True)
-  with _readable(directory / CONFIG):
-    config = ml_collections.ConfigDict(
-        json.loads((directory / CONFIG).read_text()))
-    shapes = jax.eval_shape(lambda: initial_variables(config))
-    if not with_student:
-      shapes['student'] = {}
+  directory, config, shapes = described(path, whole=True)
   with _readable(directory / PARAMS):
     # To one device of this machine, whatever the world was trained on.
     variables = arrays.load(directory / PARAMS, shapes)
   with _readable(directory / STARTS), (directory / STARTS).open('rb') as f:
     starts = np.load(f)['frames']
   return World(config, variables['student'], variables['vae'], starts)
+
+
+class StoredWorld(NamedTuple):
+  """A world that is still on the disk.
+
+  Attributes:
+    directory: where.
+    config: of the world.
+    variables: as `World.variables`, of `storage.arrays.Stored`.
+  """
+  directory: Any
+  config: ml_collections.ConfigDict
+  variables: Any
+
+
+def stored(path) -> StoredWorld:
+  """As `load`, but parameters are read when they are asked for."""
+  directory, config, shapes = described(path, whole=True)
+  with _readable(directory / PARAMS):
+    return StoredWorld(
+        directory, config, arrays.stored(directory / PARAMS, shapes))
 
 
 def initial_variables(config):
@@ -104,33 +116,76 @@ def initial_variables(config):
       'vae': vae.init(key, video)}
 
 
-def _replace_folder(world, directory, extra):
+class Description(NamedTuple):
+  """A world without its numbers.
+
+  Attributes:
+    directory: where it is.
+    config: of the world.
+    shapes: of the variables that it has.
+  """
+  directory: Any
+  config: ml_collections.ConfigDict
+  shapes: Any
+
+
+def described(path, whole: bool = False) -> Description:
+  """What a world is; raises as `load`.
+
+  Args:
+    path: as there.
+    whole: whether to compare all its files with their checksums first, and not
+      read the small ones alone.
+  """
+  path = paths.folder(path)
+  for directory in (path, path / 'world'):
+    if is_world(directory):
+      break
+  else:
+    raise UserError(
+        f'{path}: no world here (no {CONFIG} with {PARAMS}/, also not in '
+        'world/); a run leaves one when all its stages are done.')
+  if whole:  # Users put films beside a world.
+    checksums.check(directory, extra_files=True)
+  with _readable(directory / CONFIG):
+    config = ml_collections.ConfigDict(
+        json.loads((directory / CONFIG).read_text()))
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+  with _readable(directory / PARAMS):
+    saved = arrays.names(directory / PARAMS)
+  if (directory / TEXT_ENCODER).exists():
+    config.text.path = os.fspath(directory / TEXT_ENCODER)  # It may have moved.
+  return Description(directory, config, {
+      name: tree if name in saved else {} for name, tree in shapes.items()})
+
+
+def _replace_folder(directory, write):
   """Under another name until it is complete."""
   incomplete = _beside(directory, 'incomplete')
   replaced = _beside(directory, 'replaced')
   try:
     _remove(incomplete, replaced)  # Of a process that was killed.
-    _write(world, incomplete, extra)
+    write(incomplete)
     if directory.exists():
       directory.rename(replaced)
     incomplete.rename(directory)
     _remove(replaced)
-  except (OSError, ValueError):
+  except BaseException:  # Also of what a weights file turns out to be.
     with contextlib.suppress(OSError):
       _remove(incomplete)
     raise
 
 
-def _replace_object(world, directory, extra):
+def _replace_object(directory, write):
   """In a bucket, where folders have no name to change: a file marks it."""
   incomplete = _beside(directory, 'incomplete')
   incomplete.write_text('The world beside this file is being written.')
   _remove(directory)
-  _write(world, directory, extra)
+  write(directory)
   incomplete.unlink()
 
 
-def _write(world, directory, extra):
+def _write(world, directory, extra, save_text_encoder):
   directory.mkdir(parents=True, exist_ok=True)
   (directory / CONFIG).write_text(world.config.to_json(indent=2))
   with (directory / STARTS).open('wb') as f:
@@ -139,6 +194,8 @@ def _write(world, directory, extra):
   for name, content in extra.items():
     (directory / name).write_bytes(content)
   checksums.write(directory)
+  if save_text_encoder:
+    save_text_encoder(directory / TEXT_ENCODER)
 
 
 def _beside(directory, suffix: str):

@@ -80,8 +80,11 @@ class World:
 
   @property
   def context_frames(self) -> int:
-    """Pixel frames that a stream begins with."""
-    return 1 + self.vae.time_stride * (self.config.student.context_frames - 1)
+    """Pixel frames that a stream begins with; 0 for one that needs none."""
+    return self._pixel_frames(self.config.student.context_frames)
+
+  def _pixel_frames(self, latent_frames: int) -> int:
+    return latent_frames and 1 + self.vae.time_stride * (latent_frames - 1)
 
   def stream(self, prompt: str | None = None, frames=None, seed: int = 0):
     """Begins an interactive session.
@@ -89,25 +92,48 @@ class World:
     Args:
       prompt: what the world should be, for models with text.
       frames: uint8 [P, H, W, 3], P = context_frames, to begin with; default:
-        one of `starts`, chosen by the seed.
+        one of `starts`, chosen by the seed. A world that needs none begins with
+        the first chunk that it makes, or after frames that are whole chunks.
       seed: of everything random.
 
     Raises:
       ValueError: for frames of another shape, or a prompt to a model without
         text.
+      UserError: if the world has no tokenizer, no model or nothing to begin
+        with.
     """
-    if frames is None:
-      frames = self.starts[seed % len(self.starts)]
-    frames = np.asarray(frames)[-self.context_frames:]
-    expected = (self.context_frames, self.config.data.height,
-                self.config.data.width, 3)
-    if frames.shape != expected:
-      raise ValueError(f'frames have shape {frames.shape}, this world begins '
-                       f'with {expected} (config.student.context_frames).')
-    actions = jnp.zeros((1, self.context_frames, build.NUM_ACTIONS))
+    for what, variables in (('model', self.params),
+                            ('tokenizer', self.vae_variables)):
+      if not variables:
+        raise UserError(f'this world has no {what}, so it cannot stream: '
+                        'convert it with one (--mode=convert --source=A,B).')
+    frames = self._first_frames(frames, seed)
+    actions = jnp.zeros((1, len(frames), build.NUM_ACTIONS))
     return self._jit_start(
         self.variables, frames[None], actions, self.encode_text(prompt),
         jax.random.key_data(jax.random.key(seed)))
+
+  def _first_frames(self, frames, seed: int) -> np.ndarray:
+    """Those of `stream`, given or not, if it can begin with them."""
+    size = (self.config.data.height, self.config.data.width, 3)
+    count = self.context_frames
+    if frames is None:
+      if count and not len(self.starts):
+        raise UserError('this world has no first frames: give it some '
+                        f'(frames=, {count} of them).')
+      return (self.starts[seed % len(self.starts)] if count
+              else np.zeros((0, *size), np.uint8))
+    frames = np.asarray(frames)[-count:]  # All of them, where it needs none.
+    if not count:  # As many as there are, in whole chunks.
+      chunk = self.config.student.chunk
+      chunks = -(-(len(frames) + self.vae.time_stride - 1)
+                 // (chunk * self.vae.time_stride))
+      count = self._pixel_frames(max(chunks, 1) * chunk)
+    if frames.shape != (count, *size):
+      raise ValueError(
+          f'frames have shape {frames.shape}, this world begins with '
+          f'{(count, *size)} (config.student.context_frames).')
+    return frames
 
   def step(self, session: Session, action):
     """Advances a session by one chunk.
@@ -119,7 +145,8 @@ class World:
         data/actions.py.
 
     Returns:
-      (session, frames uint8 [frames_per_step, H, W, 3]).
+      (session, frames uint8 [frames_per_step, H, W, 3]); the first step of a
+      stream that began with none has time_stride - 1 frames less.
     """
     if isinstance(action, str):
       action = parse(action, self.config.data.tics_per_frame)
@@ -169,6 +196,9 @@ class World:
       text: [B, L, C] or None.
       key: raw random key data, uint32.
     """
+    if not frames_BPHWC.shape[1]:
+      return Session(self._nothing(len(frames_BPHWC)), None, text, key,
+                     jnp.zeros((), jnp.int32))
     latents, _ = self.vae.apply(
         variables['vae'], pixels.to_float(frames_BPHWC), method='encode')
     _, decoder = self.vae.apply(variables['vae'], latents, method='decode')
@@ -180,6 +210,15 @@ class World:
         build.new_cache(self._own_config, len(latents)), latents, conditioning,
         self.sampling)
     return Session(video, decoder, text, key, jnp.zeros((), jnp.int32))
+
+  def _nothing(self, batch: int) -> rollout.RolloutState:
+    """A video before its first frame."""
+    if self.model.image:
+      raise ValueError('a model that continues a picture (config.model.image) '
+                       'needs config.student.context_frames > 0')
+    size = (*build.latent_size(self.config), self.model.latent_channels)
+    return rollout.RolloutState(
+        build.new_cache(self._own_config, batch), jnp.zeros((batch, *size)))
 
   def advance(self, variables, session: Session, actions_BPA):
     """Makes the next chunk; pure.

@@ -44,7 +44,7 @@ def _load(path, stage: str) -> World:
       raise UserError(f'{path} has no {LATENT_SPACE}/, which a run leaves '
                       'there when its tokenizer is trained.')
     return files.load(path)  # It says what is missing.
-  world = files.load(path / LATENT_SPACE, with_student=False)
+  world = files.load(path / LATENT_SPACE)
   stages = [name for name in world.config.stages
             if world.config[name].paradigm in CAUSAL]
   if stage and stage not in stages:
@@ -69,6 +69,6 @@ def tokenizer(path) -> World:
   """
   path = paths.folder(path)
   if files.is_world(path / LATENT_SPACE):
-    return files.load(path / LATENT_SPACE, with_student=False)
+    return files.load(path / LATENT_SPACE)
   world = files.load(path)
   return World(world.config, {}, world.vae_variables, world.starts)

@@ -66,7 +66,8 @@ class Program(NamedTuple):
 
 def names(config) -> tuple[str, ...]:
   """Of all programs of a config."""
-  return (*config.stages, *STREAMING)
+  trained = (name for name in config.stages if config[name].num_steps)
+  return (*trained, *STREAMING)
 
 
 def make(name: str, config, mesh) -> Program:
@@ -75,7 +76,7 @@ def make(name: str, config, mesh) -> Program:
   Raises:
     UserError: if the config has no such program.
   """
-  if name in config.stages:
+  if name in names(config)[:-len(STREAMING)]:
     return _train_step(name, config, mesh)
   if name not in STREAMING:
     raise UserError(f'--programs={name} is not one of '

@@ -31,6 +31,7 @@ from worldsim_jax.train import checkpoints
 from worldsim_jax.train import datasets
 from worldsim_jax.train import loop
 from worldsim_jax.train import metrics as metrics_lib
+from worldsim_jax.train import pretrained
 from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import validation
 
@@ -40,7 +41,8 @@ FILMS = 64  # to fit and measure latents on
 # computes the same.
 _IRRELEVANT = frozenset({
     'data.dir', 'data.num_workers', 'student.weights_dtype', 'text.path'})
-_OF_THE_MACHINE = frozenset({'remat', 'attention', 'unroll', 'offload'})
+_OF_THE_MACHINE = frozenset({
+    'remat', 'attention', 'unroll', 'offload', 'weights'})
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
@@ -106,12 +108,18 @@ def train_stages(config, workdir, frames_dir):
     make_batches = _latent_space(
         config, workdir, frames_dir, vae_variables, mesh)
   for name in config.stages:
+    weights = {}
+    if config[name].get('weights'):
+      weights = {pretrained.key(name): pretrained.load(config, name, mesh)}
+    if not config[name].num_steps:
+      trained[name], = weights.values()
+      continue
     inputs = stage_lib.Inputs(
         config, make_batches,
         lambda: datasets.films(config, frames_dir, FILMS))
     stage = stage_lib.make(name, inputs)
     state = loop.train(
-        stage, trained, config.loop, config.seed, workdir,
+        stage, trained | weights, config.loop, config.seed, workdir,
         fingerprint(config, name), mesh)
     # An average may have been with the host.
     trained[name] = meshes.place(mesh, state.best_params(name))
@@ -210,6 +218,8 @@ def fingerprint(config, stage: str) -> dict:
     flat |= flatten(config[part].to_dict(), f'{part}.')
   if flat.get('vae.kind') == build.DEFAULT_KIND:
     flat.pop('vae.kind')  # Older checkpoints have it without naming it.
+  for name in set(earlier) & set(pretrained.names(config)):
+    flat[f'{name}.weights_are'] = pretrained.fingerprint(config, name)
   for key in list(flat):
     if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
       flat.pop(key)
@@ -255,8 +265,8 @@ def unfinished_stages(config, workdir) -> list[str]:
   try:
     return [
         name for name in config.stages
-        if config[name].num_steps != checkpoints.finished_steps(
-            workdir / name, fingerprint(config, name))]
+        if config[name].num_steps not in (0, checkpoints.finished_steps(
+            workdir / name, fingerprint(config, name)))]
   except (OSError, *paths.remote_errors()) as e:
     raise UserError(f'--workdir={workdir} cannot be read: {e}') from e
 

@@ -27,6 +27,7 @@ from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import distributed
 from worldsim_jax.train import optimizers
+from worldsim_jax.train import pretrained
 from worldsim_jax.train.loop import Stage
 from worldsim_jax.train.state import purpose_key
 from worldsim_jax.train.state import Update
@@ -168,8 +169,10 @@ def _denoiser(name, inputs, loss, frames: int) -> Stage:
     if stage.start_from:
       return {name: _copy(trained[stage.start_from])}
     key = purpose_key(config.seed, 0, 'init')
-    return {name: build.transformer(own).init(
-        key, *build.example_inputs(own))['params']}
+    params = build.transformer(own).init(
+        key, *build.example_inputs(own))['params']
+    return {name: pretrained.laid_over(
+        params, trained.get(pretrained.key(name), {}))}
 
   return Stage(
       name, stage.num_steps, (_update(name, loss, stage, stage),),
@@ -202,5 +205,6 @@ def _cast(params, dtype: str):
 
 
 def _copy(params):
-  # Stages donate their state: what they start from must stay readable.
-  return jax.tree.map(jnp.copy, params)
+  # Stages donate their state: what they start from must stay readable. Weights
+  # that were not trained may have fewer bits than optimisers want.
+  return jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)

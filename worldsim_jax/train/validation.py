@@ -20,12 +20,13 @@ from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
+from worldsim_jax.train import pretrained
 from worldsim_jax.train import stages
 
 OFFLOADABLE = ('opt_state', 'ema')
 FROZEN_DTYPES = ('float32', 'bfloat16')
 # What is counted, and so must be there at least once.
-_STAGE_COUNTS = ('num_steps', 'batch_size', 'accumulate', 'clip_frames',
+_STAGE_COUNTS = ('batch_size', 'accumulate', 'clip_frames',
                  'generator_every')
 _FROM_WEIGHTS = (
     "config.vae.kind='wan' is never trained but read from weights: leave the "
@@ -43,6 +44,7 @@ def check_run(config):
   _check_order(config)
   check_mesh(config)
   _check_text(config)
+  pretrained.check(config)
 
 
 def check(config):
@@ -74,6 +76,7 @@ def _check_stages(config):
           f'config.{name}.paradigm={stage.paradigm!r} is not one of '
           f'{tuple(stages.PARADIGMS)}.')
     _check_counts(f'config.{name}', stage, _STAGE_COUNTS)
+    _check_steps(name, stage)
     if stage.get('frozen_dtype', 'float32') not in FROZEN_DTYPES:
       raise UserError(
           f'config.{name}.frozen_dtype={stage.frozen_dtype!r} is not one of '
@@ -92,6 +95,17 @@ def _check_stages(config):
 
 def _is_trainable(config) -> bool:
   return isinstance(build.tokenizer(config), tiny_vae.TinyVAE)
+
+
+def _check_steps(name, stage):
+  if stage.num_steps < bool(not stage.get('weights')):
+    raise UserError(
+        f'config.{name}.num_steps={stage.num_steps} must be at least 1, or 0 '
+        f'for a network that is used as config.{name}.weights has it.')
+  if stage.get('weights') and stage.start_from:
+    raise UserError(f'config.{name}.weights={stage.weights} cannot be: it '
+                    f'starts from {stage.start_from!r} (config.{name}.'
+                    'start_from).')
 
 
 def _check_networks(name, stage, models):
@@ -123,6 +137,8 @@ def _check_counts(where, settings, keys):
 
 
 def _check_optimizers(name, stage):
+  if not stage.num_steps:
+    return
   networks = [(name, stage, stage.get('generator_every', 1))]
   if 'critic' in stage:
     networks.append((f'{name}.critic', stage.critic, 1))

@@ -1,0 +1,354 @@
+"""Published weights to a world and back: the same bits, or one line."""
+
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from tests.convert import releases
+from worldsim_jax.convert import files as weight_files
+from worldsim_jax.convert import into_world
+from worldsim_jax.convert import mapping
+from worldsim_jax.convert import out_of_world
+from worldsim_jax.convert import safetensors_file
+from worldsim_jax.convert import torch_file
+from worldsim_jax.convert import wan_dit_keys
+from worldsim_jax.errors import UserError
+from worldsim_jax.storage import checksums
+from worldsim_jax.streaming import export
+from worldsim_jax.train import assemble
+
+
+def contents(path) -> dict[str, np.ndarray]:
+  return {name: x.read() for name, x in
+          weight_files.open_weights(path).items()}
+
+
+class ConvertTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.create_tempdir().full_path)
+    self.world = self.root / 'world'
+
+  def convert(self, *named, **settings):
+    into_world.convert(list(map(str, named)), self.world, **settings)
+    return assemble.load(self.world)
+
+  def back(self, format_, name='back'):
+    out_of_world.convert(self.world, self.root / name, format_)
+    return self.root / name
+
+  def assertSameBits(self, found, expected):
+    self.assertEqual(found.keys(), expected.keys())
+    for name, x in expected.items():
+      self.assertEqual(found[name].dtype, x.dtype, name)
+      self.assertEqual(found[name].tobytes(), x.tobytes(), name)
+
+  def test_a_release_comes_back_bit_by_bit(self):
+    given = releases.wan(self.root / 'given')
+    self.convert(given)
+    back = self.back('wan')
+    for name in (releases.SAFETENSORS, 'Wan2.1_VAE.pth',
+                 'models_t5_umt5-xxl-enc-bf16.pth'):
+      self.assertSameBits(contents(back / name), contents(given / name))
+    tokenizer = next((given / 'google/umt5-xxl').iterdir())
+    self.assertEqual((back / 'google/umt5-xxl' / tokenizer.name).read_bytes(),
+                     tokenizer.read_bytes())
+
+  def test_a_pipeline_of_diffusers_comes_back_bit_by_bit(self):
+    given = releases.diffusers(self.root / 'given')
+    world = self.convert(given)
+    self.assertEqual(world.model.num_heads, 2)  # As its config.json says.
+    self.assertEqual(world.vae.latent_std, (2.,) * 16)
+    back = self.back('diffusers')
+    for name in ('transformer', 'vae', 'text_encoder'):
+      self.assertSameBits(contents(back / name), contents(given / name))
+    config = json.loads((back / 'transformer/config.json').read_text())
+    self.assertEqual(config['attention_head_dim'], 64)
+    # What was written is read again, by way of its model_index.json.
+    self.world = self.root / 'again'
+    self.convert(back)
+    self.assertSameBits(contents(self.back('diffusers', 'once_more') / 'vae'),
+                        contents(given / 'vae'))
+
+  @parameterized.parameters(
+      ('', 2), ('generator_ema', 2), ('generator', 0), ('critic', 1))
+  def test_of_self_forcing_one_network_comes_back(self, network, seed):
+    given = releases.self_forcing(self.root / 'self_forcing_dmd.pt')
+    self.convert(given, network=network)
+    back = weight_files.open_weights(self.back('self_forcing', 'back.pt'))
+    expected = {f'model.{name}': x
+                for name, x in releases.transformer(seed=seed).items()}
+    for group in ('generator', 'generator_ema'):
+      self.assertSameBits(
+          {name: x.read() for name, x in back.group(group).items()}, expected)
+    self.assertLess(  # Each tensor is in the file once.
+        os.path.getsize(self.root / 'back.pt'),
+        1.3 * sum(x.nbytes for x in expected.values()))
+
+  def test_a_lora_is_merged_into_the_network_that_is_chosen(self):
+    given = releases.self_forcing(self.root / 'longlive_base.pt')
+    target, rng = 'blocks.1.ffn.0', np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype(np.float32)
+            for size in ((3, 128), (24, 3)))
+    torch_file.write_torch(self.root / 'lora.pt', {'generator_lora': {
+        f'base_model.model.model.{target}.lora_A.weight': a,
+        f'base_model.model.model.{target}.lora_B.weight': b}})
+    with self.assertRaisesRegex(UserError, 'name the weights that it changes'):
+      self.convert(self.root / 'lora.pt')
+    for network, seed, alpha, scale in (
+        ('', 2, None, 1.), ('generator', 0, 6., 2.)):
+      world = self.convert(given, self.root / 'lora.pt', network=network,
+                           lora_alpha=alpha)
+      expected = releases.transformer(seed=seed)[f'{target}.weight']
+      # Roundings of float32; sums of three.
+      np.testing.assert_allclose(
+          np.asarray(world.params['blocks']['ffn_0']['kernel'][1]).T,
+          expected + scale * (b @ a), atol=1e-5)
+
+  def test_tensors_of_fewer_bits_than_the_rest_come_back_with_theirs(self):
+    given = releases.wan(self.root / 'given', tiny=True)
+    mixed = releases.transformer(dtype=jnp.bfloat16)
+    for name in ('blocks.1.norm3.weight', 'head.modulation'):
+      mixed[name] = mixed[name].astype(np.float32) * np.float32(1 + 2**-20)
+    safetensors_file.write_safetensors(given / releases.SAFETENSORS, mixed)
+    world = self.convert(given)
+    self.assertEqual({x.dtype for x in jax.tree.leaves(world.params)},
+                     {np.dtype('float32')})
+    back = self.back('wan')
+    self.assertSameBits(contents(back / releases.SAFETENSORS), mixed)
+    self.assertSameBits(contents(back / 'taew2_1.pth'),
+                        releases.tiny_tokenizer_tensors())
+
+  def test_load_gives_the_model_of_the_file(self):
+    given = self.root / 'model.safetensors'
+    safetensors_file.write_safetensors(given, releases.transformer())
+    world = self.convert(given)
+    self.assertEqual(world.model, releases.TRANSFORMER)
+    params = releases.random_params(wan_dit_keys, releases.TRANSFORMER)
+    jax.tree.map(np.testing.assert_array_equal, world.params, params)
+    x = np.ones((1, 1, 2, 4, 16), np.float32)
+    self.assertEqual(world.model.apply(
+        {'params': world.params}, x, np.zeros((1, 1))).shape, x.shape)
+    with self.assertRaisesRegex(UserError, 'has no tokenizer'):
+      world.stream()
+
+  def test_a_world_streams_what_it_is_given_wherever_it_was_moved(self):
+    config = ml_collections.ConfigDict(dict(
+        data=dict(height=16, width=32, frames_per_second=16., actions=False,
+                  tics_per_frame=1),
+        model=dict(dim=128, num_heads=2), text=dict(encoder='umt5', length=6),
+        student=dict(chunk=1, context_frames=1, timesteps=(1000, 500),
+                     shift=5., window=3, sink=0, relative_positions=True,
+                     context_sigma=0., weights_dtype='float32')))
+    into_world.convert(
+        [str(releases.wan(self.root / 'given', tiny=True))], self.world,
+        config=config)
+    moved = self.world.rename(self.root / 'moved')
+    world = assemble.load(moved)
+    self.assertEqual(world.model.num_heads, 2)
+    frames = np.full((1, 16, 32, 3), 128, np.uint8)
+    session = world.stream('a stone room', frames=frames)
+    session, film = world.step(session, np.zeros(3))
+    self.assertEqual(film.shape, (4, 16, 32, 3))
+    self.assertGreater(film.std(), 0)
+    with self.assertRaisesRegex(UserError, 'no first frames'):
+      world.stream('a stone room')
+
+  def test_a_prompt_alone_begins_a_stream(self):
+    given = releases.wan(self.root / 'given', tiny=True)
+    into_world.convert([str(given)], self.world)
+    config = json.loads((self.world / 'config.json').read_text())
+    config['data'].update(height=16, width=32)
+    config['text'].update(length=6)
+    config['student'].update(chunk=2, window=4)
+    (self.world / 'config.json').write_text(json.dumps(config))
+    checksums.write(self.world)
+    world = assemble.load(self.world)
+
+    def film(prompt, frames=None):
+      session, made = world.stream(prompt, frames=frames), []
+      for _ in range(3):
+        session, frames = world.step(session, np.zeros(3))
+        made.append(frames)
+      return made
+
+    first = film('a stone room')
+    self.assertEqual([len(frames) for frames in first], [5, 8, 8])
+    self.assertGreater(np.abs(np.float32(film('a market')[0]) -
+                              np.float32(first[0])).max(), 0)
+    # Continued from its own first chunk.
+    self.assertEqual([len(x) for x in film('a stone room', first[0])],
+                     [8, 8, 8])
+    with self.assertRaisesRegex(ValueError, r'begins with \(5, 16, 32, 3\)'):
+      world.stream('a market', frames=first[0][:2])
+    with self.assertRaisesRegex(UserError, 'cannot be exported'):
+      export.compile_programs(world)
+
+  def test_umt5_alone_becomes_a_folder_of_its_own(self):
+    given = releases.wan(self.root / 'given')
+    into_world.convert([str(given / 'models_t5_umt5-xxl-enc-bf16.pth')],
+                       self.root / 'umt5')
+    module, params, _ = into_world.umt5_text.load(self.root / 'umt5')
+    self.assertEqual(module, releases.TEXT_ENCODER)
+    self.assertEqual({x.dtype for x in jax.tree.leaves(params)},
+                     {jnp.dtype('bfloat16')})
+
+  def test_parameters_can_be_rounded_on_their_way(self):
+    given = releases.self_forcing(self.root / 'self_forcing.pt')
+    world = self.convert(given, dtype='bfloat16')
+    expected = releases.random_params(
+        wan_dit_keys, releases.TRANSFORMER, seed=2)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(
+        x, y.astype(jnp.bfloat16)), world.params, expected)
+    back = weight_files.open_weights(self.back('self_forcing', 'back.pt'))
+    self.assertEqual({x.dtype for x in back.values()}, {jnp.dtype('bfloat16')})
+
+
+class CommandTest(absltest.TestCase):
+
+  def test_the_command_converts_there_and_back_or_ends_with_one_line(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    given = releases.self_forcing(root / 'self_forcing.pt')
+
+    def run(*flags):
+      done = subprocess.run(
+          [sys.executable, '-m', 'worldsim_jax.main', '--mode=convert', *flags],
+          text=True, capture_output=True, check=False)
+      return done.returncode, done.stdout, done.stderr
+
+    code, told, _ = run(f'--source={given}', f'--target={root}/world',
+                        '--network=generator')
+    self.assertEqual(code, 0)
+    self.assertRegex(
+        told, 'transformer: 432,112 parameters in 69 tensors, float32, of .*'
+        'self_forcing.pt, generator\n')
+    self.assertEqual(run(f'--source={root}/world', f'--target={root}/back',
+                         '--format=wan')[0], 0)
+    back = contents(root / 'back')
+    for name, x in releases.transformer().items():
+      np.testing.assert_array_equal(back[name], x)
+    code, _, told = run(f'--source={given}', f'--target={root}/other',
+                        '--network=x')
+    self.assertEqual(code, 2)
+    self.assertRegex(told, r'^error: .*has no --network=x but .*\n$')
+    self.assertFalse((root / 'other').exists())
+
+
+class RefusalTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.create_tempdir().full_path)
+    self.given = self.root / 'given.safetensors'
+    self.world = self.root / 'world'
+
+  def refused(self, message, *named, **settings):
+    before = sorted(self.root.rglob('*'))
+    with self.assertRaisesRegex(UserError, message):
+      into_world.convert([str(name) for name in named or (self.given,)],
+                         self.world, **settings)
+    self.assertEqual(sorted(self.root.rglob('*')), before)
+
+  def write(self, tensors):
+    safetensors_file.write_safetensors(self.given, tensors)
+
+  def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(self):
+    good, name = releases.transformer(), 'blocks.1.ffn.0.bias'
+    self.write({key: x for key, x in good.items() if key != name})
+    self.refused(rf'given\.safetensors: {name} \(24,\) is missing')
+    self.write(good | {name: np.zeros(25, np.float32)})
+    self.refused(rf'given\.safetensors: {name} has shape \(25,\), a Wan '
+                 r'transformer of this size has \(24,\)')
+    self.write(good | {'blocks.1.ffn.3.bias': good[name]})
+    self.refused(r'given\.safetensors: blocks\.1\.ffn\.3\.bias')
+
+  def test_a_torch_file_that_is_cut_off_or_no_tensors_is_refused(self):
+    whole = releases.self_forcing(self.root / 'whole.pt').read_bytes()
+    cut = self.root / 'cut.pt'
+    cut.write_bytes(whole[:len(whole) // 2])
+    self.refused('cut.pt is refused', cut)
+    torch_file.write_torch(cut, {'learning_rate': 1e-4})
+    self.refused('cut.pt is refused: it has no tensors', cut)
+
+  def test_weights_of_something_else_are_refused(self):
+    self.write({'conv.weight': np.zeros((2, 2), np.float32)})
+    self.refused('is of no model that can be read .* conv.weight')
+    self.refused('nowhere is not there', self.root / 'nowhere')
+
+  def test_two_of_a_kind_are_refused(self):
+    self.write(releases.transformer())
+    other = releases.self_forcing(self.root / 'other.pt')
+    self.refused('are both a transformer', self.given, other)
+    self.refused(r'has no --network=critic but generator', self._one_network(),
+                 network='critic')
+
+  def _one_network(self):
+    torch_file.write_torch(self.root / 'one.pt',
+                           {'generator': releases.transformer()})
+    return self.root / 'one.pt'
+
+  def test_quantised_weights_are_refused(self):
+    tensors = releases.transformer()
+    name = 'blocks.0.ffn.0.weight'
+    self.write(tensors | {name: tensors[name].astype(jnp.float8_e4m3fn)})
+    self.refused(rf'{name} is of float8_e4m3fn; quantised')
+
+  def test_what_does_not_belong_together_is_refused(self):
+    self.write(releases.transformer())
+    config = ml_collections.ConfigDict(
+        dict(model=dict(dim=256), text={}, student={}, vae={}))
+    self.refused(r'config\.model\.dim=256, but the weights have 128',
+                 config=config)
+    wan = releases.wan(self.root / 'wan')
+    for file in (wan / 'google/umt5-xxl').iterdir():
+      file.unlink()
+    self.refused('needs its tokenizer', wan)
+
+  def test_a_disk_too_small_is_told_before_anything_is_written(self):
+    big = mapping.to_tensors(
+        jax.tree.map(lambda x: x, wan_dit_keys.shapes(
+            releases.TRANSFORMER.clone(dim=128 * 100, ffn_dim=10**5,
+                                       num_layers=200))),
+        wan_dit_keys.places(wan_dit_keys.shapes(
+            releases.TRANSFORMER.clone(
+                dim=128 * 100, ffn_dim=10**5, num_layers=200)), 'wan'))
+    header, end = {}, 0
+    for name, x in big.items():
+      header[name] = {'dtype': 'F32', 'shape': list(x.shape),
+                      'data_offsets': [end, end + 4 * int(np.prod(x.shape))]}
+      end = header[name]['data_offsets'][1]
+    text = json.dumps(header).encode()
+    with self.given.open('wb') as f:  # Of holes: it takes no room itself.
+      f.write(struct.pack('<Q', len(text)) + text)
+      f.truncate(8 + len(text) + end)
+    self.refused(r'needs \d+\.\d GB and .* free; nothing was written')
+
+  def test_a_target_that_is_something_else_is_left_alone(self):
+    self.write(releases.transformer())
+    self.world.mkdir()
+    (self.world / 'thesis.tex').write_text('')
+    self.refused('is there and is no world')
+    into_world.convert([str(self.given)], self.root / 'good')
+    for target, format_, message in (
+        (self.world, 'diffusers', 'is there already'),
+        (self.root / 'x', 'gguf', 'is not one of diffusers, wan, self_forcing'),
+        (self.root / 'x', 'self_forcing', r'must end with \.pt')):
+      with self.assertRaisesRegex(UserError, message):
+        out_of_world.convert(self.root / 'good', target, format_)
+    self.assertEqual([f.name for f in self.world.iterdir()], ['thesis.tex'])
+    self.assertFalse((self.root / 'x').exists())
+
+
+if __name__ == '__main__':
+  absltest.main()

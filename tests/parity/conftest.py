@@ -1,0 +1,26 @@
+"""With WORLDSIM_NO_SKIPS=1, as CI sets it, a skipped test here is a failure.
+
+Who has not installed the extra [parity] skips these tests; CI would not notice
+if it did, too.
+"""
+
+import os
+
+import pytest
+
+
+def _refuse_a_skip(report):
+  if report.skipped and os.environ.get('WORLDSIM_NO_SKIPS'):
+    report.outcome = 'failed'
+    report.longrepr = f'WORLDSIM_NO_SKIPS is set, but: {report.longrepr}'
+  return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():  # A whole file, by importorskip.
+  return _refuse_a_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+  return _refuse_a_skip((yield))
