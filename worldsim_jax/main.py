@@ -66,8 +66,8 @@ _NETWORK = flags.DEFINE_string(
     'network', '', 'convert: of a file with several, generator_ema (default), '
     'generator or critic.')
 _WEIGHTS_DTYPE = flags.DEFINE_string(
-    'weights_dtype', '', "convert: of the transformer's parameters, float32 or "
-    'bfloat16; default: as they are.')
+    'weights_dtype', '', 'convert: of the parameters of transformer and text '
+    'encoder, float32, bfloat16 or float16; default: as they are.')
 _LORA_ALPHA = flags.DEFINE_float(
     'lora_alpha', None, 'convert: of a LoRA whose file does not tell; default: '
     'its rank, which scales it by one.')

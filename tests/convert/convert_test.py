@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from tests.convert import releases
+from worldsim_jax.convert import disk
 from worldsim_jax.convert import files as weight_files
 from worldsim_jax.convert import into_world
 from worldsim_jax.convert import mapping
@@ -108,6 +109,7 @@ class ConvertTest(parameterized.TestCase):
       self.convert(self.root / 'lora.pt')
     for network, seed, alpha, scale in (
         ('', 2, None, 1.), ('generator', 0, 6., 2.)):
+      self.world = self.root / f'world{seed}'
       world = self.convert(given, self.root / 'lora.pt', network=network,
                            lora_alpha=alpha)
       expected = releases.transformer(seed=seed)[f'{target}.weight']
@@ -122,6 +124,12 @@ class ConvertTest(parameterized.TestCase):
     for name in ('blocks.1.norm3.weight', 'head.modulation'):
       mixed[name] = mixed[name].astype(np.float32) * np.float32(1 + 2**-20)
     safetensors_file.write_safetensors(given / releases.SAFETENSORS, mixed)
+    text_file = given / 'models_t5_umt5-xxl-enc-bf16.pth'
+    mixed_text = releases.text_encoder()
+    name = 'blocks.1.ffn.fc2.weight'
+    mixed_text[name] = mixed_text[name].astype(np.float32) * (
+        np.float32(1 + 2**-20))
+    torch_file.write_torch(text_file, mixed_text)
     world = self.convert(given)
     self.assertEqual({x.dtype for x in jax.tree.leaves(world.params)},
                      {np.dtype('float32')})
@@ -129,6 +137,10 @@ class ConvertTest(parameterized.TestCase):
     self.assertSameBits(contents(back / releases.SAFETENSORS), mixed)
     self.assertSameBits(contents(back / 'taew2_1.pth'),
                         releases.tiny_tokenizer_tensors())
+    self.assertSameBits(contents(back / text_file.name), mixed_text)
+    config = json.loads((back / 'config.json').read_text())
+    self.assertEqual((config['dim'], config['num_heads'], config['model_type']),
+                     (128, 1, 't2v'))
 
   def test_load_gives_the_model_of_the_file(self):
     given = self.root / 'model.safetensors'
@@ -292,6 +304,40 @@ class RefusalTest(parameterized.TestCase):
     self.refused('are both a transformer', self.given, other)
     self.refused(r'has no --network=critic but generator', self._one_network(),
                  network='critic')
+    self.refused('of which none was named', network='critic')
+    # A file that is named goes before what a folder has.
+    wan = releases.wan(self.root / 'wan', tiny=True)
+    torch_file.write_torch(wan / 'Wan2.1_VAE.pth', releases.tokenizer())
+    self.refused('are both a tokenizer: name the file of one', wan)
+    into_world.convert([str(wan), str(wan / 'taew2_1.pth')], self.world)
+    self.assertEqual(assemble.load(self.world).vae,
+                     releases.TINY_TOKENIZER.clone(dtype='float32'))
+
+  def test_a_lora_needs_what_it_changes_in_a_file_of_its_own(self):
+    factors = {f'blocks.0.ffn.0.lora_{name}.weight': np.zeros(
+        shape, np.float32) for name, shape in (('A', (2, 128)), ('B', (24, 2)))}
+    self.write(factors)
+    vae = self.root / 'vae.pth'
+    torch_file.write_torch(vae, releases.tokenizer())
+    self.refused('is a LoRA: name the weights that it changes', self.given, vae)
+    self.refused(r'--lora_alpha=0\.0 is there for a LoRA', self._one_network(),
+                 self.given, lora_alpha=0.)
+    self.refused(r'--lora_alpha=1\.0 is there for a LoRA', self._one_network(),
+                 lora_alpha=1.)
+    self.write(releases.transformer() | factors)
+    self.refused('a transformer and a LoRA together')
+    folder = self.root / 'both'
+    for name, tensors in (('model', releases.transformer()), ('lora', factors)):
+      safetensors_file.write_safetensors(
+          folder / f'{name}.safetensors', tensors)
+    self.refused('both has 2 sets of weights; name one of lora', folder)
+
+  def test_two_processes_do_not_write_one_target(self):
+    self.write(releases.transformer())
+    with disk.alone(self.world):
+      with self.assertRaisesRegex(UserError, 'another process is writing'):
+        into_world.convert([str(self.given)], self.world)
+    into_world.convert([str(self.given)], self.world)
 
   def _one_network(self):
     torch_file.write_torch(self.root / 'one.pt',
@@ -338,11 +384,12 @@ class RefusalTest(parameterized.TestCase):
     self.write(releases.transformer())
     self.world.mkdir()
     (self.world / 'thesis.tex').write_text('')
-    self.refused('is there and is no world')
+    self.refused('--target=.*world is there already; it is left')
     into_world.convert([str(self.given)], self.root / 'good')
     for target, format_, message in (
         (self.world, 'diffusers', 'is there already'),
         (self.root / 'x', 'gguf', 'is not one of diffusers, wan, self_forcing'),
+        (self.given, 'self_forcing', 'is there already'),
         (self.root / 'x', 'self_forcing', r'must end with \.pt')):
       with self.assertRaisesRegex(UserError, message):
         out_of_world.convert(self.root / 'good', target, format_)

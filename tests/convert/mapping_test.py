@@ -103,6 +103,38 @@ class MappingTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, rf'x\.pt: {name}\.extra'):
       mapping.read(keys, more, 'x.pt')
 
+  @parameterized.parameters(
+      (wan_dit_keys, 'patch_embedding.weight', (128, 16)),
+      (wan_dit_keys, 'patch_embedding.weight', (128, 10, 1, 0, 2)),
+      (wan_dit_keys, 'patch_embedding.weight', (128, 2, 1, 2, 2)),
+      (wan_dit_keys, 'head.head.weight', (5,)),
+      (wan_dit_keys, 'blocks.0.ffn.0.weight', (0, 128)),
+      (wan_dit_keys, 'time_embedding.0.weight', (128,)),
+      (wan_vae_keys, 'encoder.conv1.weight', ()),
+      (wan_vae_keys, 'encoder.conv1.weight', (0, 3, 3, 3, 3)),
+      (wan_vae_keys, 'conv2.weight', ()),
+      (taehv_keys, 'encoder.0.weight', (4, 0, 3, 3)),
+      (taehv_keys, 'encoder.2.conv.weight', ()),
+      (taehv_keys, 'decoder.1.weight', (4,)),
+      (umt5_keys, 'blocks.0.pos_embedding.embedding.weight', (32, 0)),
+      (umt5_keys, 'blocks.0.attn.q.weight', ()),
+      (umt5_keys, 'token_embedding.weight', (8,)))
+  def test_a_shape_that_no_model_can_have_is_named(self, keys, name, shape):
+    module = {keys: module for keys, module, _ in MODELS}[keys]
+    there = mapping.write_arrays(
+        keys, random_params(keys, module), keys.FORMATS[0])
+    self.assertIn(name, there)
+    with self.assertRaisesRegex(UserError, rf'^x: .*{name}.*'):
+      mapping.read(keys, there | {name: np.zeros(shape, np.float32)}, 'x')
+
+  def test_a_layer_that_is_missing_is_named(self):
+    keys, module, _ = MODELS[-1]
+    there = mapping.write_arrays(keys, random_params(keys, module), 'wan')
+    far = there | {'blocks.200000.norm3.weight': np.zeros(128, np.float32)}
+    with self.assertRaisesRegex(
+        UserError, r'blocks\.2 is missing, though there is blocks\.200000'):
+      mapping.read(keys, far)
+
   def test_one_tensor_is_read_at_a_time_and_only_when_it_is_written(self):
     keys, module, _ = MODELS[-1]
     there = mapping.write_arrays(keys, random_params(keys, module), 'wan')

@@ -45,6 +45,19 @@ def transformer(model: VideoTransformer) -> dict:
       'pos_embed_seq_len': model.clip_positions or None}
 
 
+def wan_model(model: VideoTransformer) -> dict:
+  """Of Wan's own class, which reads it from the folder of its release."""
+  kind = 't2v'
+  if model.concatenated_channels:
+    kind = 'flf2v' if model.clip_positions else 'i2v'
+  return {
+      '_class_name': 'WanModel', 'model_type': kind, 'dim': model.dim,
+      'ffn_dim': model.ffn_dim, 'num_heads': model.num_heads,
+      'num_layers': model.num_layers, 'freq_dim': model.freq_dim,
+      'in_dim': model.latent_channels + model.concatenated_channels,
+      'out_dim': model.latent_channels, 'text_len': 512, 'eps': 1e-6}
+
+
 def tokenizer(vae: WanVAE) -> dict:
   """Of AutoencoderKLWan."""
   return {

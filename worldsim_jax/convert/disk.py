@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -59,6 +60,30 @@ def replacing(targets: Sequence[pathlib.Path]):
     for path in temporary:
       with contextlib.suppress(OSError):
         path.unlink()
+
+
+@contextlib.contextmanager
+def alone(target):
+  """Keeps other processes of this machine from writing the same target.
+
+  Raises:
+    UserError: if one does so now.
+  """
+  if paths.is_remote(target):
+    yield
+    return
+  target = pathlib.Path(os.path.abspath(target))
+  lock = target.with_name(f'{target.name}.lock')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with open(lock, 'wb') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Till the process ends.
+    except OSError as e:
+      raise UserError(f'another process is writing {target}') from e
+    try:
+      yield
+    finally:
+      lock.unlink(missing_ok=True)
 
 
 def _size(count: int) -> str:

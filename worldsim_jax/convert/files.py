@@ -68,6 +68,8 @@ def _open_folder(folder) -> Weights:
     return safetensors_file.open_index(_only(folder, indices))
   shards = [f for f in files if f.name.endswith(safetensors_file.SUFFIX)]
   if shards:
+    stems = {safetensors_file.stem(f.name): f for f in shards}
+    _only(folder, list(stems.values()))
     return safetensors_file.open_all(folder, shards)
   torches = [f for f in files if f.suffix in _TORCH]
   if torches:

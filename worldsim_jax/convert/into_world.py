@@ -3,9 +3,9 @@
 Files are opened and compared with the model that they imply before anything is
 written. Then each tensor is read, put in its place of the checkpoint and
 forgotten: in memory are one tensor, a copy of it in our layout, and a chunk of
-the checkpoint and its compressed form, of 0.3 GB, whatever the number of layers.
-The largest tensor of Wan's 14B has 0.63 GB in float32, that of umT5-xxl 2.1 GB
-in bfloat16 and 4.2 in float32 (`benchmarks/convert.py` measures).
+the checkpoint and its compressed form, of 0.3 GB each, whatever the number of
+layers. The largest tensor of Wan's 14B has 0.63 GB in float32, that of umT5-xxl
+2.1 GB in bfloat16 and 4.2 in float32 (`benchmarks/convert.py` measures).
 
 A world tells in `converted.json` where it is from, and which tensors had fewer
 bits than their parameters have, so that it can be written back exactly.
@@ -14,6 +14,8 @@ bits than their parameters have, so that it can be written back exactly.
 from collections.abc import Sequence
 import functools
 import json
+import math
+import os
 from typing import Any
 from typing import NamedTuple
 
@@ -77,9 +79,10 @@ def convert(named: Sequence[str], target, *, network: str = '',
 
   Args:
     named: files and folders; together at most one of each component.
-    target: the folder to write; an older world there is replaced.
+    target: the folder to write, which is not there, or empty.
     network: of a file of several: 'generator_ema', 'generator' or 'critic'.
-    dtype: of the transformer's parameters, of DTYPES; default: the file's.
+    dtype: of the parameters of transformer and text encoder, of DTYPES;
+      default: the file's.
     config: a run's config, which decides what weights do not tell.
     lora_alpha: of a LoRA whose file does not tell; default: its rank.
 
@@ -90,33 +93,47 @@ def convert(named: Sequence[str], target, *, network: str = '',
   if dtype and dtype not in DTYPES:
     raise UserError(f'--weights_dtype={dtype} is not one of '
                     f'{", ".join(DTYPES)}')
+  target = paths.absolute(target)
+  if target.exists() and (not target.is_dir() or list(target.iterdir())):
+    raise UserError(f'--target={target} is there already; it is left as it is')
   found = sources.find(named, network)
+  _check_lora(found, lora_alpha)
   components = {
       kind: _component(source, found.get(sources.LORA), dtype, lora_alpha)
       for kind, source in found.items() if source.keys is not None}
-  if not components:
-    raise UserError(f'{found[sources.LORA].file} is a LoRA: name the weights '
-                    'that it changes, too (--source=A,B)')
   for kind, component in components.items():
     component.say(kind)
-  text_encoder = components.pop(sources.TEXT_ENCODER, None)
-  save_text_encoder = text_encoder and functools.partial(
-      umt5_text.save, module=text_encoder.module, params=text_encoder.params,
-      tokenizer=_tokenizer_of(text_encoder))
-  world = _world(components, text_encoder, config) if components else None
-  _check_space(target, [*components.values(), text_encoder])
-  if world is None:
-    save_text_encoder(target)
-    print(f'{target}: use it with --config.text.path={target}')
-    return
   origin = {
       'sources': {kind: {'file': source.file, 'network': source.network}
                   for kind, source in found.items()},
       'narrower': {kind: component.narrower()
                    for kind, component in components.items()}}
-  files.save(world, target, {ORIGIN: json.dumps(origin, indent=1).encode()},
-             save_text_encoder)
-  print(f'{target}: worldsim_jax.load({str(target)!r})')
+  origin = {ORIGIN: json.dumps(origin, indent=1).encode()}
+  _check_space(target, components.values())
+  text_encoder = components.pop(sources.TEXT_ENCODER, None)
+  save_text_encoder = text_encoder and functools.partial(
+      umt5_text.save, module=text_encoder.module, params=text_encoder.params,
+      tokenizer=_tokenizer_of(text_encoder))
+  if components:
+    world = _world(components, text_encoder, config)
+    with disk.alone(target):
+      files.save(world, target, origin, save_text_encoder)
+    print(f'{target}: worldsim_jax.load({os.fspath(target)!r})')
+  else:
+    with disk.alone(target):
+      files.replace(target, save_text_encoder)
+    print(f'{target}: use it with --config.text.path={target}')
+
+
+def _check_lora(found, alpha):
+  """Whether a LoRA has what it changes, and an alpha a LoRA."""
+  if sources.LORA in found and sources.TRANSFORMER not in found:
+    raise UserError(f'{found[sources.LORA].file} is a LoRA: name the weights '
+                    'that it changes, too (--source=A,B)')
+  if alpha is not None and (
+      sources.LORA not in found or not alpha or not math.isfinite(alpha)):
+    raise UserError(f'--lora_alpha={alpha} is there for a LoRA, and a finite '
+                    'number other than 0')
 
 
 def _component(source, lora_source, dtype, alpha) -> Component:
@@ -132,8 +149,11 @@ def _component(source, lora_source, dtype, alpha) -> Component:
       raise UserError(f'{source.file}: {name} is of {tensor.dtype}; quantised '
                       'weights cannot be converted, take the full ones')
   widest = mapping.widest(tensor.dtype for tensor in found.values())
-  own_dtype = {sources.TRANSFORMER: dtype or widest,
-               sources.TOKENIZER: np.float32}.get(source.kind, widest)
+  own_dtype = np.dtype(np.float32) if source.kind == sources.TOKENIZER else (
+      jnp.dtype(dtype or widest))
+  if own_dtype.name not in DTYPES:
+    raise UserError(f'{source.file} is of {own_dtype}: say what to make of it '
+                    f'(--weights_dtype, one of {", ".join(DTYPES)})')
   module, params = mapping.read(
       keys, found, source.file, own_dtype, **_fields(source, own_dtype))
   return Component(source, found, module, params)
@@ -144,8 +164,10 @@ def _fields(source, dtype):
   told, name = source.weights.config or {}, jnp.dtype(dtype).name
   if source.keys is wan_dit_keys:
     fields = {'dtype': 'float32' if name == 'float32' else 'bfloat16'}
-    if 'attention_head_dim' in told:
+    if 'attention_head_dim' in told:  # diffusers
       fields['head_dim'] = told['attention_head_dim']
+    elif {'dim', 'num_heads'} <= told.keys():  # Wan
+      fields['head_dim'] = told['dim'] // told['num_heads']
     return fields
   if source.keys is wan_vae_keys:
     return {ours: tuple(told[theirs]) for ours, theirs in (
@@ -165,7 +187,10 @@ def _world(components, text_encoder, given) -> World:
   config = world_config.make(
       module(sources.TRANSFORMER), module(sources.TOKENIZER),
       text_encoder and text_encoder.module, dtype, given)
-  variables = jax.eval_shape(lambda: files.initial_variables(config))
+  try:
+    variables = jax.eval_shape(lambda: files.initial_variables(config))
+  except (ValueError, TypeError) as e:
+    raise UserError(f'--config: {paths.first_line(e)}') from e
   if transformer:
     _check_same(variables['student'], transformer)
   vae = {}
@@ -210,7 +235,7 @@ def _check_space(target, components):
   if paths.is_remote(target):
     return
   disk.check_space(target, sum(
-      x.nbytes for component in components if component
+      x.nbytes for component in components
       for x in mapping.flatten(component.params).values()))
 
 

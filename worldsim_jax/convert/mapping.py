@@ -105,9 +105,28 @@ def read(keys, given: Mapping[str, tensors.Readable], file: str = '',
     params = keys.shapes(module)
   except (UserError, ValueError) as e:
     raise UserError(f'{file}: {e}' if file else str(e)) from e
+  except (TypeError, ArithmeticError, LookupError) as e:  # No such sizes.
+    raise UserError(f'{file}: the shapes of its tensors are those of no '
+                    f'{keys.MODEL}: {e}') from e
   places = keys.places(params, keys.find_format(found))
   check(found, places, params, keys.MODEL, file)
   return module, to_tree(found, places, params, weights_dtype)
+
+
+def shape_of(found, name: str, axes: int, model: str) -> tuple[int, ...]:
+  """The shape of a tensor that sizes are read from.
+
+  Raises:
+    UserError: if it is missing, or has another number of axes, or no elements.
+  """
+  if name not in found:
+    raise UserError(f'{name} is missing among the {len(found)} tensors of '
+                    f'{model}.')
+  shape = tuple(found[name].shape)
+  if len(shape) != axes or 0 in shape:
+    raise UserError(f'{name} has shape {shape}, {model} has {axes} axes there '
+                    'and none of them empty.')
+  return shape
 
 
 def read_arrays(keys, given, **fields):

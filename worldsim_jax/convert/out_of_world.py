@@ -11,7 +11,9 @@ One tensor at a time is in memory. Of a world that was converted, each tensor
 has the bits that it had.
 """
 
+import collections
 import json
+import os
 import shutil
 from typing import NamedTuple
 
@@ -57,16 +59,19 @@ def convert(source, target, format_: str):
   """
   if format_ not in FORMATS:
     raise UserError(f'--format={format_} is not one of {", ".join(FORMATS)}')
-  target = disk.local(target)
+  target = disk.local(os.path.abspath(disk.local(target)))
+  if target.exists() and (not target.is_dir() or list(target.iterdir())):
+    raise UserError(f'--target={target} is there already; it is left as it is')
   world = files.stored(source)
+  write = _write_folder
   if format_ == 'self_forcing':
-    _write_self_forcing(world, target)
-  else:
-    _write_folder(world, target, format_)
+    write = _write_self_forcing
+  with disk.alone(target):
+    write(world, target, format_)
   print(f'{target}: in the format {format_}')
 
 
-def _write_self_forcing(world, target):
+def _write_self_forcing(world, target, unused_format):
   if target.suffix != '.pt':
     raise UserError(f'--target={target} must end with .pt: Self Forcing has '
                     'one file')
@@ -82,8 +87,6 @@ def _write_self_forcing(world, target):
 
 def _write_folder(world, target, format_):
   """All or nothing: it has another name until all of it is there."""
-  if target.exists() and (not target.is_dir() or list(target.iterdir())):
-    raise UserError(f'--target={target} is there already; it is left as it is')
   incomplete = target.with_name(f'{target.name}.incomplete')
   parts = _PARTS[format_](world)
   disk.check_space(target, sum(
@@ -152,7 +155,9 @@ def _diffusers(world) -> list[_Part]:
             'config.json', diffusers_config.text_encoder(module, dtype))),
         _Part('tokenizer', '', {}, tokenizer | _json(
             'tokenizer_config.json', diffusers_config.TOKENIZER))]
-  if len(parts) == 4 and not isinstance(build.tokenizer(world.config), TinyVAE):
+  # Image-to-video is another pipeline, with CLIP, which is not here.
+  is_whole = len(parts) == 4 and not model.concatenated_channels
+  if is_whole and not isinstance(build.tokenizer(world.config), TinyVAE):
     parts += [
         _Part('scheduler', '', {}, _json('scheduler_config.json', (
             diffusers_config.scheduler(world.config.student.shift)))),
@@ -163,7 +168,9 @@ def _diffusers(world) -> list[_Part]:
 def _wan(world) -> list[_Part]:
   parts = []
   if world.variables['student']:
-    parts.append(_Part('', _WEIGHTS, _transformer(world, 'wan'), {}))
+    model = build.transformer(build.student(world.config))
+    parts.append(_Part('', _WEIGHTS, _transformer(world, 'wan'), _json(
+        'config.json', diffusers_config.wan_model(model))))
   if world.variables['vae']:
     is_tiny = isinstance(build.tokenizer(world.config), TinyVAE)
     parts.append(_Part('', 'taew2_1.pth' if is_tiny else 'Wan2.1_VAE.pth',
@@ -207,8 +214,12 @@ def _text_encoder(world, format_):
   checksums.check(folder, extra_files=True)
   params = arrays.stored(folder / umt5_text.PARAMS, umt5.shapes(module, dtype))
   file = text_tokens.find(folder)
-  return module, dtype, mapping.to_tensors(
-      params, umt5_keys.places(params, format_)), {file.name: file.read_bytes()}
+  named = mapping.to_tensors(params, umt5_keys.places(params, format_),
+                             _narrower(world, sources.TEXT_ENCODER))
+  # Transformers wants one type; a few of its own layers have more bits.
+  dtype = collections.Counter(
+      x.dtype.name for x in named.values()).most_common(1)[0][0]
+  return module, dtype, named, {file.name: file.read_bytes()}
 
 
 def _narrower(world, kind):

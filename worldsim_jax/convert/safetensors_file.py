@@ -87,6 +87,12 @@ def open_index(path) -> Weights:
   return weights
 
 
+def stem(name: str) -> str:
+  """What the files of one set have in common."""
+  match = _SHARD.fullmatch(name)
+  return match[1] if match else name
+
+
 def open_all(folder, files) -> Weights:
   """All files of a folder without an index.
 

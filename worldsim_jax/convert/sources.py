@@ -62,46 +62,50 @@ def find(named: Sequence[str], network: str = '') -> dict[str, Source]:
   Raises:
     UserError: for a file of something else, or two of the same kind.
   """
-  found = {}
-  for path in named:
-    for source in _sources(paths.folder(path), network):
-      if source.kind in found:
-        raise UserError(
-            f'{found[source.kind].file} and {source.file} are both a '
-            f'{source.kind}: name one of them in --source')
-      found[source.kind] = source
+  found, folders = {}, []
+  for path in map(paths.folder, filter(None, named)):
+    if not path.exists():
+      raise UserError(f'--source: {path} is not there')
+    if path.is_dir():
+      folders += _inside(path, network)
+    else:
+      _add(found, _identify(files.open_weights(path), network))
+  named_by_file = set(found)  # They go before what a folder has of the kind.
+  for source in folders:
+    if source.kind not in named_by_file:
+      _add(found, source)
+  if network and not any(source.network for source in found.values()):
+    raise UserError(f'--network={network} is there for files of several '
+                    'networks, of which none was named')
   return found
 
 
-def _sources(path, network) -> list[Source]:
-  """The components at one path."""
-  if not path.exists():
-    raise UserError(f'--source: {path} is not there')
-  if not path.is_dir():
-    return [_identify(files.open_weights(path), network)]
-  if (path / files.PIPELINE).exists():
-    return [_identify(files.open_weights(path / name), network)
-            for name in _PIPELINE_FOLDERS if (path / name).exists()]
-  beside = sorted(f for f in path.iterdir() if f.suffix in _TORCH)
-  opened = [files.open_weights(f) for f in beside]
-  if files.has_safetensors(path) or not opened:
-    opened.insert(0, files.open_weights(path))
-  if len(opened) == 1:
-    return [_identify(opened[0], network)]
-  return _known(opened, network)
+def _add(found, source):
+  if source.kind in found:
+    raise UserError(
+        f'{found[source.kind].file} and {source.file} are both a '
+        f'{source.kind}: name the file of one in --source')
+  found[source.kind] = source
 
 
-def _known(opened, network) -> list[Source]:
-  """A release has more than we read, such as CLIP's weights."""
+def _inside(folder, network) -> list[Source]:
+  """The components of a folder."""
+  if (folder / files.PIPELINE).exists():
+    return [_identify(files.open_weights(folder / name), network)
+            for name in _PIPELINE_FOLDERS if (folder / name).exists()]
+  parts = sorted(f for f in folder.iterdir() if f.suffix in _TORCH)
+  if files.has_safetensors(folder) or not parts:
+    parts.insert(0, folder)
+  if len(parts) == 1:
+    return [_identify(files.open_weights(parts[0]), network)]
   found = []
-  for weights in opened:
+  for part in parts:  # A release has more than we read, such as CLIP.
     try:
-      found.append(_identify(weights, network))
-    except UserError:
-      print(f'{weights.file}: not read, it is nothing that is needed')
+      found.append(_identify(files.open_weights(part), network))
+    except UserError as e:
+      print(f'not read: {e}')
   if not found:
-    raise UserError(f'{opened[0].file}: no file beside it is of a model that '
-                    'can be read')
+    raise UserError(f'{folder} has nothing that can be read')
   return found
 
 
@@ -112,6 +116,9 @@ def _identify(weights: Weights, network: str) -> Source:
     UserError: if it is nothing that we read.
   """
   if lora.is_lora(weights):
+    if wan_dit_keys.find_format(wan_dit_keys.own(weights)):
+      raise UserError(f'{weights.file} has a transformer and a LoRA together: '
+                      'name the file of each')
     return Source(LORA, None, weights)
   weights, network = _one_network(weights, network)
   for kind, keys in _KEYS:

@@ -71,12 +71,7 @@ def module(found: Mapping[str, Readable], **fields) -> TinyVAE:
   Raises:
     UserError: if they are of no TAEHV.
   """
-  def shape(name):
-    if name not in found:
-      raise UserError(f'{name} is missing among the {len(found)} tensors of '
-                      f'{MODEL}.')
-    return found[name].shape
-
+  shape = lambda name: mapping.shape_of(found, name, 4, MODEL)
   merging = [re.fullmatch(r'encoder\.(\d+)\.conv\.weight', x) for x in found]
   first = sorted(int(match[1]) for match in merging if match)
   last = max((int(match[1]) for match in (

@@ -102,14 +102,15 @@ def module(found: Mapping[str, Readable], **fields) -> umt5.UMT5Encoder:
   missing = sorted(name for name in names.values() if name not in found)
   if missing:
     raise UserError(f'{missing[0]} is missing among the tensors of {MODEL}.')
-  at = lambda path: found[names[path]].shape
+  at = lambda path: mapping.shape_of(found, names[path], 2, MODEL)
   num_buckets, num_heads = at('blocks/pos_embedding')
   layers = {name.removeprefix(prefix).partition('.')[0]
             for name in found if name.startswith(prefix)}
+  vocab, dim = at('token_embedding')
   return umt5.UMT5Encoder(
-      *at('token_embedding'), at('blocks/ffn/gate/kernel')[0], num_heads,
-      at('blocks/attn/q/kernel')[0] // num_heads, len(layers), num_buckets,
-      **fields)
+      vocab=vocab, dim=dim, ffn_dim=at('blocks/ffn/gate/kernel')[0],
+      num_heads=num_heads, head_dim=at('blocks/attn/q/kernel')[0] // num_heads,
+      num_layers=len(layers), num_buckets=num_buckets, **fields)
 
 
 def shapes(encoder: umt5.UMT5Encoder):

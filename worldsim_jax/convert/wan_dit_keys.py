@@ -195,27 +195,30 @@ def module(found: Mapping[str, Readable],
   Raises:
     UserError: if they are of no Wan transformer.
   """
-  by_path, num_layers = _by_path(found)
+  named, num_layers = _by_path(found)
 
-  def shape(*path):
-    if path not in by_path:
-      raise UserError(f'{"/".join(path)} is missing among the {len(found)} '
-                      'tensors of a Wan transformer.')
-    return by_path[path]
+  def shape(path, axes):
+    if path not in named:
+      raise UserError(f'{path} is missing among the {len(found)} tensors of '
+                      f'{MODEL}.')
+    return mapping.shape_of(found, named[path], axes, MODEL)
 
-  dim, channels, _, *patch = shape('patch_embedding', 'kernel')
-  latent = shape('head', 'kernel')[0] // (patch[0] * patch[1])
+  dim, channels, _, *patch = shape('patch_embedding/kernel', 5)
+  latent = shape('head/kernel', 2)[0] // (patch[0] * patch[1])
+  if not 0 < latent <= channels:
+    raise UserError(f'patch_embedding.weight reads {channels} channels, but '
+                    f'the head writes {latent}.')
   fields |= dict(
-      dim=dim, ffn_dim=shape('blocks', 'ffn_0', 'kernel')[0],
+      dim=dim, ffn_dim=shape('blocks/ffn_0/kernel', 2)[0],
       num_heads=max(dim // head_dim, 1), num_layers=num_layers,
       latent_channels=latent, patch=tuple(patch),
-      freq_dim=shape('time_embedding_0', 'kernel')[1],
-      text_dim=shape('text_embedding_0', 'kernel')[1],
+      freq_dim=shape('time_embedding_0/kernel', 2)[1],
+      text_dim=shape('text_embedding_0/kernel', 2)[1],
       concatenated_channels=channels - latent)
-  if ('img_emb', 'proj_1', 'kernel') in by_path:
-    fields['clip_dim'] = shape('img_emb', 'proj_1', 'kernel')[1]
-  if ('img_emb', 'emb_pos') in by_path:
-    fields['clip_positions'] = shape('img_emb', 'emb_pos')[1]
+  if 'img_emb/proj_1/kernel' in named:
+    fields['clip_dim'] = shape('img_emb/proj_1/kernel', 2)[1]
+  if 'img_emb/emb_pos' in named:
+    fields['clip_positions'] = shape('img_emb/emb_pos', 3)[1]
   return VideoTransformer(**fields)
 
 
@@ -227,8 +230,8 @@ def shapes(model: VideoTransformer):
 
 
 def _by_path(found):
-  """Shapes by the paths of ours, and how many layers there are."""
-  family, by_path, num_layers = find_format(found), {}, 0
+  """Names by the paths of ours, and how many layers there are."""
+  family, named, layers = find_format(found), {}, set()
   if family is None:
     raise UserError('these are no weights of a Wan transformer: neither '
                     'head.modulation (Wan) nor scale_shift_table (diffusers) '
@@ -239,8 +242,13 @@ def _by_path(found):
     match = re.fullmatch(r'blocks\.(0|[1-9]\d*)\.(.+)', name)
     known = block.get(match[2]) if match else outside.get(name)
     if known is None:
-      raise UserError(f'{name}: a Wan transformer has no such tensor (names of '
-                      f'the family {family!r}).')
-    by_path.setdefault(known[0], tuple(x.shape))
-    num_layers = max(num_layers, int(match[1]) + 1 if match else 0)
-  return by_path, num_layers
+      raise UserError(f'{name} {tuple(x.shape)}: {MODEL} has no such tensor '
+                      f'(names of the family {family!r}).')
+    named.setdefault('/'.join(known[0]), name)
+    if match:
+      layers.add(int(match[1]))
+  missing = next(i for i in range(len(layers) + 1) if i not in layers)
+  if missing < len(layers):
+    raise UserError(f'blocks.{missing} is missing, though there is blocks.'
+                    f'{max(layers)}.')
+  return named, len(layers)

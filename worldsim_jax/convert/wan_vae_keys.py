@@ -112,15 +112,16 @@ def module(found: Mapping[str, Readable], **fields) -> WanVAE:
   by_path, blocks = {}, _num_res_blocks_there(found)
   for name, x in found.items():
     try:
-      by_path[to_ours(name, blocks)] = tuple(x.shape)
+      by_path[to_ours(name, blocks)] = name
     except KeyError as e:
-      raise UserError(f'{name} is no tensor of {MODEL}.') from e
+      raise UserError(
+          f'{name} {tuple(x.shape)} is no tensor of {MODEL}.') from e
 
   def shape(*path):
     if path not in by_path:
       raise UserError(f'{"/".join(path)} is missing among the {len(found)} '
                       f'tensors of {MODEL}.')
-    return by_path[path]
+    return mapping.shape_of(found, by_path[path], 5, MODEL)
 
   base = shape('encoder', 'conv1', 'kernel')[0]
   widths, in_time, num_res_blocks = [base], [], 0

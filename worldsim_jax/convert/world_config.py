@@ -51,6 +51,7 @@ def make(transformer: VideoTransformer | None, tokenizer,
   """
   transformer = transformer or VideoTransformer(
       dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096)
+  has_tokenizer = tokenizer is not None
   tokenizer = tokenizer or _of_that_shape(transformer.latent_channels)
   _check_pair('latent channels', transformer.latent_channels,
               tokenizer.latent_channels, 'tokenizer')
@@ -62,10 +63,11 @@ def make(transformer: VideoTransformer | None, tokenizer,
       text=dict(encoder='umt5', dim=transformer.text_dim, length=_TEXT_LENGTH,
                 path=''),
       student=_STUDENT | dict(weights_dtype=weights_dtype)))
-  return own if given is None else _with(given, own)
+  return own if given is None else _with(given, own, has_tokenizer)
 
 
-def _with(given: ConfigDict, own: ConfigDict) -> ConfigDict:
+def _with(given: ConfigDict, own: ConfigDict,
+          has_tokenizer: bool) -> ConfigDict:
   """A run's config for these weights."""
   config = given.copy_and_resolve_references().unlock()
   for key in _SIZES:
@@ -74,7 +76,9 @@ def _with(given: ConfigDict, own: ConfigDict) -> ConfigDict:
       raise UserError(f'config.model.{key}={wanted}, but the weights have '
                       f'{found}')
   config.model = ConfigDict(own.model.to_dict() | given.model.to_dict())
-  config.stages, config.vae = (), own.vae
+  config.stages = ()
+  if has_tokenizer:
+    config.vae = own.vae
   config.text.dim = own.text.dim
   config.student.weights_dtype = own.student.weights_dtype
   return config

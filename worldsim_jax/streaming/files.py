@@ -46,10 +46,24 @@ def save(world: World, directory, extra=(), save_text_encoder=None):
   if not _is_replaceable(directory):
     raise UserError(f'{directory} is there and is no world; it is left as it '
                     'is. Write to another folder (--target).')
-  replace = _replace_object if paths.is_remote(directory) else _replace_folder
+  replace(directory, functools.partial(
+      _write, world, extra=dict(extra), save_text_encoder=save_text_encoder))
+
+
+def replace(directory, write):
+  """Replaces a folder, or nothing, by one that `write` fills.
+
+  Args:
+    directory: which one; it is there, complete, or as it was.
+    write: (folder) -> fills it.
+
+  Raises:
+    UserError: if the disk refuses.
+  """
+  directory = paths.folder(directory)
+  put = _replace_object if paths.is_remote(directory) else _replace_folder
   try:
-    replace(directory, functools.partial(
-        _write, world, extra=dict(extra), save_text_encoder=save_text_encoder))
+    put(directory, write)
   except (OSError, ValueError, *paths.remote_errors()) as e:
     raise UserError(
         f'{directory} could not be written: {paths.first_line(e)}') from e
