@@ -1,12 +1,20 @@
 """With WORLDSIM_NO_SKIPS=1, as CI sets it, a skipped test here is a failure.
 
 Who has not installed the extra [parity] skips these tests; CI would not notice
-if it did, too.
+if it did, too. All of them are slow: two libraries and two compilers at work.
 """
 
 import os
+import pathlib
 
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+  folder = pathlib.Path(__file__).parent
+  for item in items:
+    if folder in item.path.parents:
+      item.add_marker(pytest.mark.slow)
 
 
 def _refuse_a_skip(report):
