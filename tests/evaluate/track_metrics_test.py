@@ -81,6 +81,23 @@ class TrackMetricsTest(parameterized.TestCase):
     scores = _measure(y, guess, x, visible, query_frame=first)
     self.assertAlmostEqual(scores['average_jaccard'], expected)
 
+  @parameterized.parameters(
+      ('first', 0.203392246715537, 0.41709145427286354, 0.5714285714285714),
+      ('strided', 0.19957129775796162, 0.41697416974169743, 0.5634782608695652),
+  )
+  def test_it_agrees_with_the_released_code(self, query, *expected):
+    # compute_tapvid_metrics of google-deepmind/tapnet c2cbab8, run on these.
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 256, (24, 50, 2))
+    y = x + rng.normal(0, 5, x.shape)
+    visible, guess = rng.random((2, 24, 50)) > 0.3
+    asked = rng.integers(0, 10, 50)
+    scores = _measure(y, guess, x, visible, query_frame=asked, query=query)
+    names = ('average_jaccard', 'delta_avg', 'occlusion_accuracy')
+    np.testing.assert_allclose(
+        [scores[name] for name in names], expected, rtol=1e-12
+    )
+
   def test_thresholds_are_pixels_of_256_errors_those_of_the_film(self):
     x, visible = _tracks()
     y = x + 1.5
