@@ -20,7 +20,8 @@ understand physical principles?"; the released code is the reference,
 google-deepmind/physics-IQ-benchmark e457754, code/binary_mask_generator.py and
 calculate_iq_score.py). Our scenarios are films of the engine and our takes its
 seeds, which decide what monsters do. A film in which the camera moves moves
-everywhere: (1)-(3) then say nothing of physics.
+everywhere: (1)-(3) then say nothing of physics. What hits a player pushes him,
+so that poses tell which films to leave out.
 
 As in the code: grey (BT.601), blurred by [1 4 6 4 1] / 16 each way with mirrored
 borders, both in whole grey levels; the mean is updated with weight 0.3 before
@@ -121,10 +122,12 @@ def dataset_score(
   """Equation (5) of several clips, as published: means first, then ratios."""
   if len(model) != len(takes) or not model:
     raise ValueError(f'{len(model)} clips, {len(takes)} pairs of takes')
-  return score(*(
-      {name: np.mean([clip[name] for clip in clips]) for name in NAMES}
-      for clips in (model, takes)
-  ))
+  return score(
+      *(
+          {name: np.mean([clip[name] for clip in clips]) for name in NAMES}
+          for clips in (model, takes)
+      )
+  )
 
 
 def _checked(film):
