@@ -36,7 +36,7 @@ class Geometry:
 
   @functools.cached_property
   def normals(self) -> np.ndarray:
-    """float32 [T, H, W, 3], unit, in world axes; 0 where there is no surface."""
+    """float32 [T, H, W, 3], unit, in world axes; 0 without a surface."""
     return self.scene.normals[self.surface]
 
   def heights_at(self, frame: int) -> np.ndarray:
