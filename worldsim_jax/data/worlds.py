@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+from worldsim_jax.data import captions
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
 from worldsim_jax.data import navigator
@@ -27,6 +28,8 @@ class World(engine_lib.Options):
   num_frames: int = 40
   policy: str = 'random_walk'
   seed: int = 0
+  shots: int = 1  # of each episode, of equal length, in other rooms
+  shot_captions: bool = False  # of what each shot shows; see `captions`
 
   def __post_init__(self):
     for split in splits.SPLITS:
@@ -37,9 +40,20 @@ class World(engine_lib.Options):
               f'split; it cannot be in {split}_maps'
           )
 
+  @property
+  def key(self) -> str:
+    """The record set's. Fields that came later count where they are used."""
+    content = dataclasses.asdict(self)
+    for name in LATER_FIELDS:
+      if content[name] == getattr(World, name):
+        del content[name]
+    return records.key_of('world', content)
+
   def maps(self, split: str) -> tuple[str, ...]:
     return self.train_maps if split == 'train' else self.test_maps
 
+
+LATER_FIELDS = ('shots', 'shot_captions')
 
 # What keys of config.data must at least be.
 LEAST = dict(height=1, width=1)
@@ -51,6 +65,7 @@ LEAST_OF_A_WORLD = dict(
     test_episodes=1,
     num_frames=2,
     num_workers=0,
+    shots=1,
 )
 
 
@@ -70,6 +85,11 @@ def check_config(data):
     )
   if data.records:
     return
+  if data.num_frames < 2 * data.shots:
+    raise UserError(
+        f'config.data.num_frames={data.num_frames} must be at least '
+        f'{2 * data.shots}, for config.data.shots={data.shots} of two frames.'
+    )
   if data.policy not in navigator.PLAYERS:
     raise UserError(
         f'config.data.policy={data.policy!r} is not one of '
@@ -112,10 +132,9 @@ def build(world: World, data_dir: str, num_workers: int = 2) -> str:
     num_workers: processes that render; 0 renders in this one. The records do
       not depend on it.
   """
-  key = records.key_of('world', dataclasses.asdict(world))
   return records.write(
       data_dir,
-      key,
+      world.key,
       {
           split: _shards(world, split, num_workers)
           for split in splits.SPLITS
@@ -152,15 +171,17 @@ def _jobs(world, split, film_bytes):
 
 def _play(world, map_name, numbers):
   with engine_lib.Engine(map_name, **world.engine_options) as engine:
-    return [
+    made = [
         episodes.record(
             engine,
             policy=world.policy,
             num_frames=world.num_frames,
             seed=_seed(world.seed, map_name, number),
+            shots=world.shots,
         )
         for number in numbers
     ]
+  return [captions.tell(film) for film in made] if world.shot_captions else made
 
 
 def _seed(seed, map_name, number):

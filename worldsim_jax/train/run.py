@@ -43,6 +43,8 @@ _IRRELEVANT = frozenset({
     'data.dir', 'data.num_workers', 'student.weights_dtype', 'text.path'})
 _OF_THE_MACHINE = frozenset({
     'remat', 'attention', 'unroll', 'offload', 'weights'})
+# Keys that came later count where they are used: older checkpoints lack them.
+_LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
@@ -222,6 +224,8 @@ def fingerprint(config, stage: str) -> dict:
     flat[f'{name}.weights_are'] = pretrained.fingerprint(config, name)
   for key in list(flat):
     if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
+      flat.pop(key)
+    elif key in _LATER and flat[key] == _LATER[key]:
       flat.pop(key)
   return flat
 
