@@ -15,10 +15,10 @@ def get_config() -> ConfigDict:
       dir='',  # of record sets; '' is data/ in the workdir (or its local copy)
       records='',  # a folder of records to use instead of rendering
       latents='',  # of a latent set, with its tokenizer: no stage trains one
-      height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
-      actions=True, policy='random_walk', train_maps=(), test_maps=(),
-      generated_train_maps=64, generated_test_maps=16, train_episodes=12,
-      test_episodes=8, num_frames=40, num_workers=2))
+      height=48, width=64, tics_per_frame=4, frames_per_second=8.75, shots=1,
+      actions=True, policy='random_walk', shot_captions=False, monsters=False,
+      train_maps=(), test_maps=(), generated_train_maps=64, test_episodes=8,
+      generated_test_maps=16, train_episodes=12, num_frames=40, num_workers=2))
   config.vae = ConfigDict(dict(  # of TinyVAE; or dict(kind='wan'), see WanVAE
       kind='taehv', latent_channels=16, encoder_widths=(64, 64, 64),
       decoder_widths=(256, 128, 64, 64), blocks_per_stage=3,

@@ -49,6 +49,8 @@ _OF_THE_MACHINE = frozenset({
 # Of config.evaluate: what only --mode=evaluate reads.
 _OF_THE_SUITE = frozenset({'subject', 'sections', 'seed', 'walks', 'walk_frames',
                            'walk_policy', 'walk_maps'})
+# Keys that came later count where they are used: older checkpoints lack them.
+_LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
@@ -224,6 +226,8 @@ def fingerprint(config, stage: str) -> dict:
     flat[f'{name}.weights_are'] = pretrained.fingerprint(config, name)
   for key in list(flat):
     if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
+      flat.pop(key)
+    elif key in _LATER and flat[key] == _LATER[key]:
       flat.pop(key)
   return flat
 
