@@ -22,11 +22,14 @@ import functools
 import numpy as np
 
 from worldsim_jax.data import episodes
+from worldsim_jax.data import maps
+from worldsim_jax.data import revisits
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate.clips import Clips
 
 NOISE = 12.0  # standard deviation, grey levels
 GAIN_PER_SECOND = 0.98
+FORGETS_AFTER = 5.0  # seconds
 DECOR = 1  # seed of the other walls and floors
 
 
@@ -110,7 +113,7 @@ def forgetful(clips: Clips, frames_per_second: float) -> Played:
 
 def redecorated(map_name: str) -> str:
   """The map with other walls and floors."""
-  if not map_name.startswith('gen:'):
+  if not map_name.startswith(maps.GENERATED):
     raise UserError(
         f'{map_name} has no other walls: the subject forgetful needs generated '
         'maps (config.data.generated_test_maps)'
@@ -119,12 +122,12 @@ def redecorated(map_name: str) -> str:
 
 
 def _first_revisit(pose, frames_per_second, given):
-  """The first frame after the given ones that sees a place again, or None."""
-  from worldsim_jax.data import revisits
-
-  pairs = revisits.find(pose, frames_per_second)
-  later = [j for _, j in pairs if j >= given]
-  return min(later, default=None)
+  """The first frame that sees again what was made some time ago, or None."""
+  pairs = revisits.pairs(
+      pose, seconds_per_frame=1 / frames_per_second, min_gap=FORGETS_AFTER
+  )
+  later = pairs[pairs[:, 0] >= given, 1]
+  return int(later.min()) if len(later) else None
 
 
 def _to_uint8(film):

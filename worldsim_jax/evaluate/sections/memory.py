@@ -19,10 +19,12 @@ from worldsim_jax.data import revisits
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import revisit_memory
+from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
 
-GAPS = (5.0, 20.0, 60.0)  # seconds; a bin ends where the next one begins
+# Seconds; a bin ends where the next one begins.
+GAPS = (subjects.FORGETS_AFTER, 20.0, 60.0)
 PAIRS_PER_WALK = 24
 
 
