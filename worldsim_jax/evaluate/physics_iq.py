@@ -29,9 +29,9 @@ before it is compared, and moving is what differs by more than 10 levels; the
 mask is then opened and closed by a square of 5 x 5. The first mask is empty, so
 (3) has one frame that always agrees; two empty masks have an IoU of 1; take 1
 is the one that the model is compared with. The code then makes film and mask
-four times smaller, which frames of 64x48 would not bear, and rounds its means to
-four digits: we do neither. In small frames 5 pixels are much; `kernel=3` keeps
-what is at least 3 pixels wide.
+four times smaller, which frames of 64x48 would not bear, and rounds its means
+to four digits: we do neither. In small frames 5 pixels are much; `kernel=3`
+keeps what is at least 3 pixels wide.
 """
 
 from collections.abc import Mapping
