@@ -100,13 +100,13 @@ class TrackMetricsTest(parameterized.TestCase):
 
   def test_thresholds_are_pixels_of_256_errors_those_of_the_film(self):
     x, visible = _tracks()
-    y = x + 1.5
+    y = x + (1.7, 0.2)
     large = _measure(y, visible, x, visible)
     by = np.array([64, 48]) / 256
     small = _measure(y * by, visible, x * by, visible, height=48, width=64)
     self.assertAlmostEqual(small['delta_avg'], large['delta_avg'])
     self.assertAlmostEqual(
-        small['end_point_error'], np.hypot(1.5 * 64 / 256, 1.5 * 48 / 256)
+        small['end_point_error'], np.hypot(1.7 * 64 / 256, 0.2 * 48 / 256)
     )
 
   def test_moving_all_positions_changes_nothing(self):
@@ -134,6 +134,14 @@ class TrackMetricsTest(parameterized.TestCase):
     y = np.where(visible[..., None], x, np.nan)
     hidden = np.where(visible[..., None], x, np.nan)
     scores = _measure(y, visible, hidden, visible)
+    self.assertEqual(scores['average_jaccard'], 1)
+    self.assertEqual(scores['end_point_error'], 0)
+
+  def test_nothing_need_be_predicted_before_the_query(self):
+    x, visible = _tracks()
+    y = x.copy()
+    y[:6] = np.nan
+    scores = _measure(y, visible, x, visible, query_frame=5)
     self.assertEqual(scores['average_jaccard'], 1)
     self.assertEqual(scores['end_point_error'], 0)
 

@@ -2,7 +2,7 @@
 
 Four figures of a frame, of which each kind of drift moves one. The first three
 are of means over blocks of 8 x 8 pixels, in which noise has all but gone; Y is
-luma, 0.299 R + 0.587 G + 0.114 B, of values in [0, 1], and sums are over blocks:
+luma, .299 R + .587 G + .114 B, of values in [0, 1], and sums are over blocks:
 
   brightness = mean Y                          contrast = std Y            (1)
   saturation = sum (max RGB - min RGB) / sum max RGB                       (2)

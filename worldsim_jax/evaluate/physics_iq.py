@@ -23,15 +23,15 @@ seeds, which decide what monsters do. A film in which the camera moves moves
 everywhere: (1)-(3) then say nothing of physics. What hits a player pushes him,
 so that poses tell which films to leave out.
 
-As in the code: grey (BT.601), blurred by [1 4 6 4 1] / 16 each way with mirrored
-borders, both in whole grey levels; the mean is updated with weight 0.3 before
-it is compared, and moving is what differs by more than 10 levels; the mask is
-then opened and closed by a square of 5 x 5. The first mask is empty, so (3) has
-one frame that always agrees; two empty masks have an IoU of 1; take 1 is the
-one that the model is compared with. Other than in the code: it opens and closes
-in the film's own size, then shrinks film and mask to a quarter, which frames of
-64x48 do not bear, and rounds its means to four digits. In small frames 5 pixels
-are much; `kernel=3` keeps what is at least 3 pixels wide.
+As in the code: grey (BT.601), blurred by [1 4 6 4 1] / 16 each way, mirrored at
+the borders, both in whole grey levels; the mean is updated with weight 0.3
+before it is compared, and moving is what differs by more than 10 levels; the
+mask is then opened and closed by a square of 5 x 5. The first mask is empty, so
+(3) has one frame that always agrees; two empty masks have an IoU of 1; take 1
+is the one that the model is compared with. The code then makes film and mask
+four times smaller, which frames of 64x48 would not bear, and rounds its means
+to four digits: we do neither. In small frames 5 pixels are much; `kernel=3`
+keeps what is at least 3 pixels wide.
 """
 
 from collections.abc import Mapping

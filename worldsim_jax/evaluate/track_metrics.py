@@ -48,7 +48,7 @@ def track_metrics(
   """All of the file's docstring, of the tracks of one film.
 
   Args:
-    predicted_uv: [T, N, 2], finite wherever the truth is visible.
+    predicted_uv: [T, N, 2], finite where the truth is visible and evaluated.
     predicted_visible: bool [T, N].
     uv: [T, N, 2].
     visible: bool [T, N].
@@ -104,17 +104,17 @@ def tap_vid(
 ) -> dict[str, float]:
   """Equations (2) and (3); arguments as of `track_metrics`."""
   scale = SIDE / np.array([width, height])
-  error = np.full(visible.shape, np.inf)
-  error[visible] = np.linalg.norm(
-      (_at(predicted_uv, visible) - _at(uv, visible)) * scale, axis=-1
-  )
   positives = visible & evaluated
+  error = np.full(visible.shape, np.inf)
+  error[positives] = np.linalg.norm(
+      (_at(predicted_uv, positives) - _at(uv, positives)) * scale, axis=-1
+  )
   claimed = predicted_visible & evaluated
   within, jaccard = [], []
   for threshold in THRESHOLDS:
     close = error < threshold  # Hidden points are infinitely far.
     within.append(_mean(close[positives]))
-    hits = np.sum(close & positives & claimed)
+    hits = np.sum(close & claimed)
     false = np.sum(claimed & ~close)
     total = positives.sum() + false
     jaccard.append(hits / total if total else np.nan)
