@@ -13,6 +13,7 @@ import numpy as np
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import maps
 from worldsim_jax.data import navigator
+from worldsim_jax.data import observation
 from worldsim_jax.data import occupancy
 from worldsim_jax.errors import UserError
 
@@ -35,7 +36,10 @@ class Recipe(engine_lib.Options):
       )
 
   def to_json(self) -> str:
-    return json.dumps(dataclasses.asdict(self), separators=(',', ':'))
+    fields = dataclasses.asdict(self)
+    if not self.geometry:  # Recipes that are stored are to stay the same text.
+      del fields['geometry']
+    return json.dumps(fields, separators=(',', ':'))
 
   @classmethod
   def from_json(cls, text: str) -> 'Recipe':
@@ -111,14 +115,16 @@ def _film(engine, recipe, command, num_frames):
   """Steps the engine by command(t, pose) and keeps what it shows."""
   rgb, pose = engine.reset(recipe.seed, recipe.start)
   frames, poses, cuts, actions = [rgb], [pose], [0], [np.zeros(3, np.float32)]
+  seen = [engine.seen]
   for t in range(1, num_frames):
     actions.append(np.asarray(command(t, poses[-1]), np.float32))
     rgb, pose = engine.step(actions[-1])
     frames.append(rgb)
     poses.append(pose)
     cuts.append(engine.cuts)
+    seen.append(engine.seen)
   actions = np.stack(actions)
-  return Episode(
+  film = Episode(
       rgb=np.stack(frames),
       actions=actions,
       pose=np.stack(poses),
@@ -126,6 +132,9 @@ def _film(engine, recipe, command, num_frames):
       caption=maps.load(recipe.map).caption,
       recipe=recipe.with_actions(actions).to_json(),
   )
+  if engine.options.geometry:
+    film |= observation.fields(seen, cuts, engine.map.level)
+  return film
 
 
 def _as_tuples(actions):

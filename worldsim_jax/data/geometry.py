@@ -33,15 +33,20 @@ class Geometry:
   exact: np.ndarray  # bool [T, H, W]: the picture shows this surface
   scene: scene_lib.Scene
   heights: np.ndarray  # float64 [T or 1, S, 2]: floors, ceilings, times 1.2
+  sprites: np.ndarray  # bool [T or 1, H, W]: something stands before it
 
   @functools.cached_property
   def normals(self) -> np.ndarray:
-    """float32 [T, H, W, 3], unit, in world axes; 0 where there is no surface."""
+    """float32 [T, H, W, 3], unit, in world axes; 0 without a surface."""
     return self.scene.normals[self.surface]
 
   def heights_at(self, frame: int) -> np.ndarray:
     """float64 [S, 2] of one frame."""
     return self.heights[frame % len(self.heights)]
+
+  def sprites_at(self, frame: int) -> np.ndarray:
+    """bool [H, W] of one frame; all False where none were recorded."""
+    return self.sprites[frame % len(self.sprites)]
 
 
 def of_poses(map_name: str, pose, camera, heights=None) -> Geometry:
@@ -75,8 +80,16 @@ def of_poses(map_name: str, pose, camera, heights=None) -> Geometry:
     raise ValueError(f'heights of {len(heights)} frames for {len(pose)} poses')
   motions = camera_lib.camera_to_world(pose)
   depth, surface, through = raycast.images(scene, camera, motions, heights)
-  exact = (surface >= 0) & ~through
-  return Geometry(camera, motions, depth, surface, exact, scene, heights)
+  return Geometry(
+      camera,
+      motions,
+      depth,
+      surface,
+      (surface >= 0) & ~through,
+      scene,
+      heights,
+      np.zeros((1, camera.height, camera.width), bool),
+  )
 
 
 def of_episode(episode: dict) -> Geometry:
@@ -103,7 +116,9 @@ def of_episode(episode: dict) -> Geometry:
   if 'sprites' not in episode:
     return found
   sprites = np.asarray(episode['sprites'], bool)
-  return dataclasses.replace(found, exact=found.exact & ~sprites)
+  return dataclasses.replace(
+      found, exact=found.exact & ~sprites, sprites=sprites
+  )
 
 
 def moved_heights(heights, moved, num_frames: int) -> np.ndarray:

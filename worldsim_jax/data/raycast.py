@@ -35,6 +35,8 @@ SAME = 1e-9
 def _jit(function):
   """Compiles on the first call (8 s) and keeps it, where a file can be."""
   options = dict(nopython=True, nogil=True, error_model='numpy')
+  # Calls would hand over all arrays: a single ray takes 7 times as long.
+  options['forceinline'] = True
   try:
     return numba.jit(cache=True, **options)(function)
   except RuntimeError:  # Neither this folder nor the home can be written.
@@ -152,21 +154,13 @@ def _column(lines, cells, heights, way, focal, slopes, met, picture):
       ceiling = heights[sector if open_sky else near, 1]
       a = _row(focal, ceiling - way[2], t, top, bottom)
       b = _row(focal, heights[near, 0] - way[2], t, a, bottom)
-      _fill_flat(
-          picture, top, a, heights, way, slopes, near, 1, lines.sky, grate
-      )
-      _fill_flat(
-          picture,
-          b,
-          bottom,
-          heights,
-          way,
-          slopes,
-          near,
-          0,
-          lines.sky_floor,
-          grate,
-      )
+      for which, first, end, is_sky in (
+          (1, top, a, lines.sky[near]),
+          (0, b, bottom, lines.sky_floor[near]),
+      ):
+        rise = heights[near, which] - way[2]
+        number = 2 * near + which
+        _fill_flat(picture, first, end, rise, slopes, number, is_sky, grate)
       wall = 2 * len(heights) + 6 * line + 3 * side
       if sector < 0:
         _fill(picture, a, b, t, wall + MIDDLE, grate)
@@ -197,21 +191,21 @@ def _fill(picture, a, b, t, number, grate):
 
 
 @_jit
-def _fill_flat(picture, a, b, heights, way, slopes, sector, which, sky, grate):
-  """Fills rows [a, b) with a floor (0) or ceiling (1), or with the sky."""
+def _fill_flat(picture, a, b, rise, slopes, number, is_sky, grate):
+  """Fills rows [a, b) with a floor or ceiling, or with the sky."""
   for row in range(a, b):
-    t, number = _flat(heights, way, slopes[row], sector, which, sky)
-    _fill(picture, row, row + 1, t, number, grate)
+    t, seen = _flat(rise, slopes[row], number, is_sky)
+    _fill(picture, row, row + 1, t, seen, grate)
 
 
 @_jit
-def _flat(heights, way, slope, sector, which, sky):
-  """Depth and id of a floor (0) or ceiling (1)."""
-  if sky[sector]:
+def _flat(rise, slope, number, is_sky):
+  """Depth and id of a floor or ceiling, so much higher than the eye."""
+  if is_sky:
     return np.inf, SKY
-  t = (heights[sector, which] - way[2]) / slope
+  t = rise / slope
   if t > 0:
-    return t, 2 * sector + which
+    return t, number
   return np.inf, VOID  # The eye is in the ceiling: no walls stopped it.
 
 
@@ -244,10 +238,12 @@ def _ray(lines, cells, heights, way, slope, met):
       z = way[2] + slope * t
       open_sky = sector >= 0 and lines.sky[near] and lines.sky[sector]
       if z > heights[sector if open_sky else near, 1]:
-        t, number = _flat(heights, way, slope, near, 1, lines.sky)
+        rise = heights[near, 1] - way[2]
+        t, number = _flat(rise, slope, 2 * near + 1, lines.sky[near])
         return t, number, grate
       if z <= heights[near, 0]:
-        t, number = _flat(heights, way, slope, near, 0, lines.sky_floor)
+        rise = heights[near, 0] - way[2]
+        t, number = _flat(rise, slope, 2 * near, lines.sky_floor[near])
         return t, number, grate
       wall = 2 * len(heights) + 6 * line + 3 * side
       if sector < 0:

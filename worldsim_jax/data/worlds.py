@@ -37,9 +37,20 @@ class World(engine_lib.Options):
               f'split; it cannot be in {split}_maps'
           )
 
+  @property
+  def key(self) -> str:
+    """The record set's. Fields that came later count where they are used."""
+    content = dataclasses.asdict(self)
+    for name in LATER_FIELDS:
+      if content[name] == getattr(World, name):
+        del content[name]
+    return records.key_of('world', content)
+
   def maps(self, split: str) -> tuple[str, ...]:
     return self.train_maps if split == 'train' else self.test_maps
 
+
+LATER_FIELDS = ('geometry',)
 
 # What keys of config.data must at least be.
 LEAST = dict(height=1, width=1)
@@ -112,10 +123,9 @@ def build(world: World, data_dir: str, num_workers: int = 2) -> str:
     num_workers: processes that render; 0 renders in this one. The records do
       not depend on it.
   """
-  key = records.key_of('world', dataclasses.asdict(world))
   return records.write(
       data_dir,
-      key,
+      world.key,
       {
           split: _shards(world, split, num_workers)
           for split in splits.SPLITS
