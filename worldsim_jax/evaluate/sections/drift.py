@@ -15,11 +15,11 @@ from worldsim_jax.evaluate import drift
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import frechet
 from worldsim_jax.evaluate import i3d
+from worldsim_jax.evaluate import packaged_weights
 from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
 
 WINDOW = 16  # frames, what FVD is defined on
-PARTS = ('early', 'late')  # thirds of a walk
 
 
 def measure(trial: Trial) -> figures.Section:
@@ -56,27 +56,30 @@ def _statistics(trial, section):
 
 def _distributions(trial, section):
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
-  true = _features(walks.future)  # Names what is missing before it takes long.
-  ours = _features(film) if film is not walks.future else true
-  n = len(walks)
-  even, odd = np.arange(n) % 2 == 0, np.arange(n) % 2 == 1
-  for number, part in enumerate(PARTS):
-    # The reference are other walks than those that are compared with it, so
-    # that the true film's own distance is a fair floor.
-    reference = true[odd].reshape(-1, true.shape[-1])
-    compared, floor = (
-        _part(x[even], number).reshape(-1, x.shape[-1]) for x in (ours, true))
+  packaged_weights.find(packaged_weights.I3D)
+  true = _features(walks.future)
+  ours = true if film is walks.future else _features(film)
+  per_walk = true.shape[1]
+  for part, chosen in (
+      ('early', slice(None, per_walk // 2)), ('late', slice(per_walk // 2, None))
+  ):
+    # All true windows are the reference: a walk's early and late views differ.
+    real = true.reshape(-1, true.shape[-1])
+    made = ours[:, chosen].reshape(-1, true.shape[-1])
+    groups = tuple(
+        np.repeat(np.arange(len(walks)), len(x) // len(walks))
+        for x in (real, made))
     for name, distance in (('fvd', frechet.fvd), ('kvd', frechet.kvd)):
-      value = distance(compared, reference)
+      found = frechet.matched(distance, real, made, groups)
+      error = frechet.standard_error(distance, real, made, groups)
       section.figures.append(figures.Figure(
-          f'{name}_{part}', *_interval(distance, compared, reference, value),
-          len(compared), float(distance(floor, reference))))
+          f'{name}_{part}', found.value, found.value - 1.96 * error,
+          found.value + 1.96 * error, found.size, found.floor))
   section.notes.append(
-      f'FVD and KVD: {i3d.WEIGHTS}; windows of {WINDOW} frames, '
-      f'{len(compared)} against {len(reference)} true ones of other walks. '
-      'With fewer windows than the 400 features FVD is far too large; only '
-      'values of equal numbers can be compared, best with the true future\'s '
-      'own, beside it.')
+      f'FVD and KVD: {packaged_weights.I3D}; windows of {WINDOW} frames, means '
+      'over random halves of the walks, of which one is the reference. The '
+      'column of the true future is the floor: true windows of the other half. '
+      f'{frechet.caution(found.size, found.size)}')
 
 
 def _features(films):

@@ -14,6 +14,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.evaluate import lpips
+from worldsim_jax.evaluate import packaged_weights
 from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate import true_depth_warp
@@ -52,7 +53,7 @@ def _measure(trial, what, horizons, metrics, section):
   players = {trial.name: trial.played(what).rgb}
   for name, make in (
       ('copy', lambda: subjects.copy(films).rgb),
-      ('warp', lambda: true_depth_warp.continuation(films)),
+      ('warp', lambda: _warped(films)),
       ('vae', lambda: _reconstruction(trial, films)),
   ):
     try:
@@ -68,6 +69,7 @@ def _measure(trial, what, horizons, metrics, section):
       values = distance(rgb[:, frames], films.future[:, frames])
       at = chosen if all_frames else np.arange(len(chosen))
       prefix = '' if name == trial.name else f'{name}_'
+      # Equal frames: the best that there is.
       real = distance(films.future[:1, :1], films.future[:1, :1])[0]
       section.figures += [
           figures.mean(f'{prefix}{metric}_{h}', values[:, i], films.maps,
@@ -88,12 +90,20 @@ def _metrics(section):
   """(name, unit, (films, films) -> [n, T])."""
   metrics = [('psnr', 'dB', image_metrics.psnr), ('ssim', '', image_metrics.ssim)]
   try:
-    model = lpips.load('alex')
-    metrics.append(('lpips', '', model.distance))
-    section.notes.append(f'LPIPS: {model.weights}')
+    packaged_weights.find(packaged_weights.ALEXNET)
+    metrics.append(('lpips', '', lpips.distance))
+    section.notes.append(f'LPIPS: {packaged_weights.ALEXNET}.')
   except UserError as e:
     section.notes.append(f'LPIPS is not measured: {e}')
   return metrics
+
+
+def _warped(films):
+  return np.stack([
+      true_depth_warp.replay(
+          films.cameras[i], films.rgb[i, films.given - 1],
+          films.geometry(i).depth, films.geometry(i).motions, films.given)
+      for i in range(len(films))])
 
 
 def _reconstruction(trial, films):
