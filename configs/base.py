@@ -1,7 +1,7 @@
 """Every key of a config, with neutral values; the other configs are deltas.
 
-Not a run of its own. Sizes are in pixels, latent frames where a transformer
-sees them, and pixel frames in `data` and `evaluate`.
+Not a run of its own. Sizes are in pixels; latent frames where a transformer
+sees them, pixel frames in `data` and `evaluate`.
 """
 
 from ml_collections import ConfigDict
@@ -15,12 +15,11 @@ def get_config() -> ConfigDict:
       dir='',  # of record sets; '' is data/ in the workdir (or its local copy)
       records='',  # a folder of records to use instead of rendering
       latents='',  # of a latent set, with its tokenizer: no stage trains one
-      height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
-      actions=True, policy='random_walk', train_maps=(), test_maps=(),
-      generated_train_maps=64, generated_test_maps=16, train_episodes=12,
-      test_episodes=8, num_frames=40, num_workers=2))
-  # Or models.wan_vae.WanVAE, read from weights: ConfigDict(dict(kind='wan')).
-  config.vae = ConfigDict(dict(  # fields of models.tiny_vae.TinyVAE
+      height=48, width=64, tics_per_frame=4, frames_per_second=8.75, shots=1,
+      actions=True, policy='random_walk', shot_captions=False, monsters=False,
+      train_maps=(), test_maps=(), generated_train_maps=64, test_episodes=8,
+      generated_test_maps=16, train_episodes=12, num_frames=40, num_workers=2))
+  config.vae = ConfigDict(dict(  # of TinyVAE; or dict(kind='wan'), see WanVAE
       kind='taehv', latent_channels=16, encoder_widths=(64, 64, 64),
       decoder_widths=(256, 128, 64, 64), blocks_per_stage=3,
       time_strides=(1, 1, 1), patch=1, pad='start', shortcut=False,
@@ -52,7 +51,8 @@ def get_config() -> ConfigDict:
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
       teacher_steps=16, teacher_sampler='euler', teacher_window=6,
-      guidance_scale=1., film_clips=4))
+      guidance_scale=1., film_clips=4, subject='student', sections=(), seed=0,
+      walks=8, walk_frames=400, walk_policy='navigate', walk_maps=()))
   config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
       slice=1, data=-1, fsdp=1, context=1, tensor=1))
   config.loop = ConfigDict(dict(

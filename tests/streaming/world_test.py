@@ -62,6 +62,20 @@ class SessionTest(absltest.TestCase):
     np.testing.assert_allclose(
         self.film().astype(int), continue_start(self.world, ACTIONS), atol=1)
 
+  def test_a_video_can_go_on_from_a_longer_past_and_remembers_it(self):
+    past = np.concatenate([self.world.starts[1], self.world.starts[0]])[None]
+    other = past.copy()
+    other[:, 0] = 255 - other[:, 0]
+    actions = np.concatenate([np.zeros((4, 3), np.float32), ACTIONS])[None]
+    one, two = (self.world.continue_videos(p, actions) for p in (past, other))
+    self.assertEqual(one.shape[:2], (1, len(ACTIONS)))
+    self.assertGreater(np.mean(np.asarray(one[:, 0]) != two[:, 0]), 0.01)
+
+  def test_a_past_that_the_cache_has_no_room_for_names_the_keys(self):
+    past = np.zeros((1, 7, 24, 32, 3), np.uint8)  # window 4 + sink 1 and 2 more
+    with self.assertRaisesRegex(ValueError, 'config.student.window and sink'):
+      self.world.continue_videos(past, np.zeros((1, 9, 3)))
+
   def test_seed_and_actions_determine_every_bit(self):
     np.testing.assert_array_equal(self.film(seed=4), self.film(seed=4))
 

@@ -126,6 +126,33 @@ class Engine:
           break
       return self._observe()
 
+  def jump(self, start):
+    """The player is elsewhere, standing, and the game goes on there.
+
+    Nobody sees how he stops and lands: it takes the game a second or two.
+
+    Args:
+      start: (x, y, yaw), as for `reset`.
+
+    Returns:
+      rgb and pose, as `reset`.
+    """
+    with self._alive():
+      # A warped player slides on, so he is to stop before.
+      place = None
+      while place != (place := tuple(self._variables()[:2])):
+        self._game.make_action([0, 0, 0], SETTLE_TICS)
+        if self._game.is_episode_finished():
+          self._begin()
+      self._carry = np.zeros(3)
+      self._warp(*start)
+      return self._observe()
+
+  def toggle_walls(self):
+    """The player can walk through walls, or no longer can."""
+    with self._alive():
+      self._game.send_game_command('noclip')
+
   @contextlib.contextmanager
   def _alive(self):
     """Says in one line that the engine's process has died, if it has."""

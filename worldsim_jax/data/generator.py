@@ -4,7 +4,8 @@ A maze is a grid of square rooms. A random spanning tree of doorways makes every
 room reachable; some extra doorways make loops, so that places can be revisited
 by another way. What the engine renders, what the navigator plans on and what
 the caption says are all read off the same `Maze`. The level is written as UDMF
-text, for which the engine builds its own BSP nodes.
+text, for which the engine builds its own BSP nodes. Mazes with other textures or
+fewer things, but the same rooms, are made by `variants`.
 """
 
 import collections
@@ -51,11 +52,15 @@ OBJECTS = {
     'green column': 30,
     'candelabra': 35,
 }
+MONSTERS = {'zombie': 3004, 'sergeant': 9, 'imp': 3001, 'demon': 3002}
 
 MAP_LUMP = 'MAP01'
 DOOR_WIDTH = 128
 CORNER = 80  # distance of an object from the two walls of its corner
 EXTRA_DOOR_PROBABILITY = 0.3
+ROOMS_PER_MONSTER = 3
+# Where the engine keeps what is gone: out of the maze, hidden by its walls.
+NOWHERE = (-4096, -4096)
 WALLS_PER_MAZE, FLOORS_PER_MAZE = 4, 3
 
 
@@ -80,6 +85,8 @@ class Maze:
   rooms: tuple[Room, ...]
   doors: frozenset[tuple[int, int]]  # pairs of room numbers, smaller first
   objects: tuple[tuple[str, int, int], ...]  # key of OBJECTS, x, y
+  monsters: tuple[tuple[str, int, int], ...] = ()  # key of MONSTERS, x, y
+  gone: tuple[tuple[int, str], ...] = ()  # number and name of taken objects
 
   @property
   def start(self) -> tuple[float, float, float]:
@@ -122,7 +129,7 @@ def generate(seed: int, n: int = 3, size: int = 384) -> Maze:
       for room in range(n * n)
       for placed in _furnish(rng, room, n, size, kinds)
   )
-  return Maze(n, size, rooms, doors, objects)
+  return Maze(n, size, rooms, doors, objects, _monsters(seed, n, size))
 
 
 def caption(maze: Maze) -> str:
@@ -135,7 +142,7 @@ def caption(maze: Maze) -> str:
       f'{_listed(floors)} floors'
   )
   if objects:
-    text += ', ' + _joined([_counted(*item) for item in objects.most_common()])
+    text += ', ' + joined([counted(*item) for item in objects.most_common()])
   return text
 
 
@@ -215,6 +222,23 @@ def _furnish(rng, room, n, size, kinds):
   return [(rng.choice(kinds), *spot) for spot in spots]
 
 
+def _monsters(seed, n, size):
+  """One in the middle of every third room, not of the player's.
+
+  They have dice of their own: mazes were made before there were monsters.
+  """
+  rng = random.Random(f'monsters of {seed}')
+  homes = rng.sample(range(1, n * n), n * n // ROOMS_PER_MONSTER)
+  return tuple(
+      (
+          rng.choice(list(MONSTERS)),
+          room // n * size + size // 2,
+          room % n * size + size // 2,
+      )
+      for room in homes
+  )
+
+
 def _lines(maze):
   """Every wall and doorway of the maze, doorways once."""
   n, size = maze.n, maze.size
@@ -268,14 +292,25 @@ def _udmf(maze):
     )
     flats = dict(texturefloor=FLOORS[room.floor], textureceiling=room.ceiling)
     blocks.append(_block('sector', lightlevel=room.light, **heights, **flats))
-  things = [(wad.PLAYER_START, *maze.start)]
-  things += [(OBJECTS[name], x, y, 0) for name, x, y in maze.objects]
+  things = [(wad.PLAYER_START, *maze.start), *_things(maze)]
   always = dict.fromkeys(['single', *(f'skill{k}' for k in range(1, 6))], True)
   for kind, x, y, yaw in things:
     blocks.append(
         _block('thing', type=kind, x=x, y=y, angle=int(yaw), **always)
     )
   return 'namespace="zdoom";\n' + '\n'.join(blocks)
+
+
+def _things(maze):
+  """Engine type, x, y and yaw of objects and monsters.
+
+  The order decides at which phase a torch flickers. So a maze that has lost an
+  object looks like the maze that has it wherever that would not be seen.
+  """
+  things = [(OBJECTS[name], x, y, 0) for name, x, y in maze.objects]
+  for number, name in maze.gone:
+    things.insert(number, (OBJECTS[name], *NOWHERE, 0))
+  return things + [(MONSTERS[name], x, y, 270) for name, x, y in maze.monsters]
 
 
 def _line_blocks(maze):
@@ -317,14 +352,14 @@ def _block(kind, **fields):
 
 
 def _listed(counter):
-  return _joined([name for name, _ in counter.most_common()])
+  return joined([name for name, _ in counter.most_common()])
 
 
-def _joined(words):
+def joined(words):
   return ' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))
 
 
-def _counted(name, count):
+def counted(name, count):
   if count == 1:
     return f'a {name}'
   words = ('two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')

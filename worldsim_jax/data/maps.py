@@ -1,15 +1,28 @@
-"""One name, one map: 'E1M1', 'MAP07' (Freedoom) or 'gen:123' (generated)."""
+"""One name, one map: 'E1M1', 'MAP07' (Freedoom) or 'gen:123' (generated).
+
+A generated map has variants, in which one walks just as in the map itself:
+
+  gen:7,decor=12         other textures everywhere; 12 is the seed of the choice
+  gen:7,decor=12,room=4  other textures in room 4 only
+  gen:7,without=2        object 2 is gone
+"""
 
 import dataclasses
 import functools
 import os
+import re
 
 from worldsim_jax.data import generator
 from worldsim_jax.data import missing
+from worldsim_jax.data import variants
 from worldsim_jax.data import wad
 from worldsim_jax.errors import UserError
 
 GENERATED = 'gen:'
+NAME = re.compile(
+    GENERATED
+    + r'([0-9]+)((?:,decor=[0-9]+(?:,room=[0-9]+)?)?(?:,without=[0-9]+)?)'
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +45,7 @@ def load(name: str) -> Map:
     UserError: if there is no such map; the message lists those that exist.
   """
   if name.startswith(GENERATED):
-    maze = generator.generate(seed_of(name))
+    maze = maze_of(name)
     return Map(
         name,
         freedoom('freedoom2.wad'),
@@ -52,15 +65,41 @@ def load(name: str) -> Map:
   )
 
 
+@functools.lru_cache(maxsize=64)
+def maze_of(name: str) -> generator.Maze:
+  """The maze of a generated map, or of a variant of one.
+
+  Raises:
+    UserError: if there is no such variant.
+  """
+  seed, changes = _parse(name)
+  try:
+    return variants.change(generator.generate(seed), **changes)
+  except UserError as e:
+    raise UserError(f'map {name!r}: {e}') from e
+
+
 def seed_of(name: str) -> int:
-  """The seed in the name of a generated map."""
-  digits = name.removeprefix(GENERATED)
-  if not name.startswith(GENERATED) or not digits.isdecimal():
+  """The seed in the name of a generated map; a variant has its map's."""
+  return _parse(name)[0]
+
+
+def variant(name: str, **changes: int) -> str:
+  """The name of a variant of a generated map: see the file's docstring."""
+  return ','.join([name, *(f'{key}={value}' for key, value in changes.items())])
+
+
+def _parse(name):
+  """Seed and changes of a generated map."""
+  match = NAME.fullmatch(name)
+  if not match:
     raise UserError(
-        f'map {name!r}: a generated map is named gen:<seed>, '
-        'say gen:7; the others are E1M1-E4M9 and MAP01-MAP32'
+        f'map {name!r}: a generated map is named gen:<seed>, say gen:7, or '
+        'gen:7,decor=12 or gen:7,without=2 for a variant of it; the others are '
+        'E1M1-E4M9 and MAP01-MAP32'
     )
-  return int(digits)
+  changes = dict(item.split('=') for item in match[2].split(',')[1:])
+  return int(match[1]), {key: int(value) for key, value in changes.items()}
 
 
 def freedoom(file_name: str) -> str:

@@ -1,13 +1,19 @@
-"""Players: a random walk, and one that goes places and comes back.
+"""Players: a random walk, and one that goes places; `revisiting` has others.
 
 A player maps a pose to the next command (see `actions`); it may keep state, and
 all its randomness comes from its seed. Amounts are those of a frame of 4 tics;
 `pace` scales them for others.
 """
 
+from collections.abc import Iterator
+import functools
+
 import numpy as np
 
 from worldsim_jax.data import occupancy
+from worldsim_jax.data import revisiting
+from worldsim_jax.data import steering
+from worldsim_jax.data import wad
 from worldsim_jax.errors import UserError
 
 # Commands that a walk to a goal would seldom give: held for some frames now and
@@ -41,8 +47,8 @@ class RandomWalk:
   hold = (3, 9)  # frames
   about = (6, 14)  # frames of turning away, by the largest turn
 
-  def __init__(self, grid: occupancy.Grid, seed: int, pace: float = 1.0):
-    del grid  # It does not look where it goes.
+  def __init__(self, grid, seed: int, pace: float = 1.0, num_frames=None):
+    del grid, num_frames  # It does not look where it goes.
     self._rng = np.random.default_rng(seed)
     self._pace = pace
     self._left = 0
@@ -76,7 +82,14 @@ class Navigator:
   excursion_rate = 0.04  # per frame, of starting a held random command
   patience = 10  # frames of hardly moving before it tries something else
 
-  def __init__(self, grid: occupancy.Grid, seed: int, pace: float = 1.0):
+  def __init__(
+      self,
+      grid: occupancy.Grid,
+      seed: int,
+      pace: float = 1.0,
+      num_frames: int | None = None,
+  ):
+    del num_frames  # It has no plan for the end.
     self._grid = grid
     self._rng = np.random.default_rng(seed)
     self._pace = pace
@@ -116,16 +129,15 @@ class Navigator:
     gap = np.hypot(*(self._path - here).T)
     if not len(gap) or gap[-1] < self.arrived or gap.min() > self.lost:
       self._plan(here)
-      gap = np.hypot(*(self._path - here).T)
-    # Go on from the nearest point of the path to the first one far enough.
-    self._path, gap = self._path[gap.argmin() :], gap[gap.argmin() :]
-    far = np.flatnonzero(gap > self.look_ahead)
-    dx, dy = self._path[far[0] if far.size else -1] - here
-    error = (np.degrees(np.arctan2(dy, dx)) - yaw + 180) % 360 - 180
-    turn = np.clip(error, -self.max_turn, self.max_turn)
-    # Slower in bends, and on the spot when the way is behind.
-    forward = self.speed * max(0.0, np.cos(np.radians(1.5 * error)))
-    return _command((forward if abs(error) < 60 else 0, 0, turn), self._pace)
+    self._path, (forward, turn) = steering.pursue(
+        self._path,
+        here,
+        yaw,
+        look_ahead=self.look_ahead,
+        speed=self.speed,
+        max_turn=self.max_turn,
+    )
+    return _command((forward, 0, turn), self._pace)
 
   def _plan(self, here):
     start = self._grid.nearest(*here)
@@ -142,14 +154,25 @@ class Navigator:
     self._path = self._grid.centre(path)
 
 
-PLAYERS = {'random_walk': RandomWalk, 'navigate': Navigator}
+PLAYERS = {
+    'random_walk': RandomWalk,
+    'navigate': Navigator,
+    'palindrome': functools.partial(revisiting.Palindrome, walk=Navigator),
+    'tour': revisiting.Tour,
+}
 
 
-def make(policy: str, grid: occupancy.Grid, seed: int, tics_per_frame: int = 4):
-  """A player by name, 'random_walk' or 'navigate'."""
+def make(
+    policy: str,
+    grid: occupancy.Grid,
+    seed: int,
+    tics_per_frame: int = 4,
+    num_frames: int | None = None,
+):
+  """A player by name, for a film of so many frames if that is known."""
   if policy not in PLAYERS:
     raise UserError(f'policy {policy!r} is not one of {", ".join(PLAYERS)}')
-  return PLAYERS[policy](grid, seed, tics_per_frame / 4)
+  return PLAYERS[policy](grid, seed, tics_per_frame / 4, num_frames)
 
 
 def random_start(grid: occupancy.Grid, seed: int) -> tuple[float, float, float]:
@@ -159,10 +182,44 @@ def random_start(grid: occupancy.Grid, seed: int) -> tuple[float, float, float]:
   return float(x), float(y), float(rng.integers(360))
 
 
+def starts(
+    grid: occupancy.Grid, level: wad.Level, seed: int, count: int
+) -> list[tuple[float, float, float]]:
+  """Of the shots of a film, far from each other: the first is `random_start`.
+
+  No two are in the same sector, and so in no maze in the same room, unless the
+  level has too few. The later ones have a wide view.
+  """
+  rng = np.random.default_rng([seed, 4])
+  chosen = [random_start(grid, seed)]
+  while len(chosen) < count:
+    places = grid.centre(rng.choice(grid.free_cells, 64))
+    gap = [np.hypot(*(places - start[:2]).T) for start in chosen]
+    taken = {_sector(level, *start[:2]) for start in chosen}
+    fresh = [_sector(level, *place) not in taken for place in places]
+    best = np.lexsort((np.min(gap, 0), fresh))[-1]
+    x, y = places[best]
+    yaw = occupancy.widest_view(grid, places[best], rng.integers(360, size=8))
+    chosen.append((float(x), float(y), yaw))
+  return chosen
+
+
+def seeds(seed: int) -> Iterator[int]:
+  """Of the players of a film's shots; the first is the film's own."""
+  rng = np.random.default_rng([seed, 3])
+  while True:
+    yield seed
+    seed = int(rng.integers(2**31))
+
+
+def _sector(level, x, y):
+  return int(wad.sectors_in_row(level, np.array([x]), y)[0])
+
+
 def _is_still(last, pose, pace):
   return np.hypot(pose[0] - last[0], pose[1] - last[1]) <= 2 * pace
 
 
 def _command(action, pace):
   """Rounded, because a recipe is stored as text."""
-  return np.round(np.array(action) * pace, 2).astype(np.float32)
+  return steering.rounded(np.array(action) * pace)

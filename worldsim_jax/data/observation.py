@@ -112,6 +112,25 @@ def fields(seen: list[Seen], games, level) -> dict:
   )
 
 
+def joined(parts) -> dict:
+  """Rows of `objects` and their names, of a film cut from several.
+
+  Args:
+    parts: (episode, frames as a slice) in order; of one player on variants of
+      one map, in which an object keeps its id.
+  """
+  if 'objects' not in parts[0][0]:
+    return {}
+  rows, names = [], {}
+  for episode, frames in parts:
+    frame = episode['objects'][:, 0]
+    rows.append(
+        episode['objects'][(frame >= frames.start) & (frame < frames.stop)]
+    )
+    names |= json.loads(episode['object_names'])
+  return dict(objects=np.concatenate(rows), object_names=json.dumps(names))
+
+
 def object_tracks(episode: dict) -> ObjectTracks:
   """Of an episode that has the fields above; ids in growing order."""
   rows = np.asarray(episode['objects'])

@@ -108,6 +108,18 @@ def shortest_path(grid: Grid, start: int, goal: int) -> list[int] | None:
   return None
 
 
+def widest_view(grid: Grid, place, yaws) -> float:
+  """Of some yaws (degrees), the one in which one can walk on the farthest."""
+  last = np.array(grid.free.shape) - 1  # The border is never free.
+  reach = np.arange(last.max())[:, None] * grid.cell
+  free = []
+  for yaw in np.radians(yaws):
+    along = place + reach * (np.cos(yaw), np.sin(yaw))
+    index = np.floor((along - grid.origin) / grid.cell).astype(int)
+    free.append(grid.free[tuple(np.clip(index, 0, last).T)].argmin())
+  return float(yaws[np.argmax(free)])
+
+
 def _unwind(came, goal):
   path = [goal]
   while came[path[-1]] != path[-1]:

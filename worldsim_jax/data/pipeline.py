@@ -117,7 +117,7 @@ def eval_clips(
   They are spread evenly over the episodes, whose order is that of their maps,
   so that every map has its part. 'map' [num_clips] tells whose clip it is:
   clips of one map are no independent samples. A film of no map is a map of its
-  own.
+  own. 'begin' [num_clips] is the clip's first frame in its episode.
 
   Raises:
     UserError: if no episode has a shot of clip_frames.
@@ -132,7 +132,7 @@ def eval_clips(
     # All different, unless there are too few.
     for begin in np.resize(rng.permutation(begins), count):
       clip = _cut(_select(episode, fields), begin, clip_frames, fields)
-      clips.append(clip | {'map': _map_of(episode, number)})
+      clips.append(clip | {'map': _map_of(episode, number), 'begin': begin})
   return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
 

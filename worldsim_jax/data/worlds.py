@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+from worldsim_jax.data import captions
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
 from worldsim_jax.data import navigator
@@ -27,6 +28,8 @@ class World(engine_lib.Options):
   num_frames: int = 40
   policy: str = 'random_walk'
   seed: int = 0
+  shots: int = 1  # of each episode, of equal length, in other rooms
+  shot_captions: bool = False  # of what each shot shows; see `captions`
 
   def __post_init__(self):
     for split in splits.SPLITS:
@@ -50,7 +53,7 @@ class World(engine_lib.Options):
     return self.train_maps if split == 'train' else self.test_maps
 
 
-LATER_FIELDS = ('geometry',)
+LATER_FIELDS = ('geometry', 'shots', 'shot_captions')
 
 # What keys of config.data must at least be.
 LEAST = dict(height=1, width=1)
@@ -62,6 +65,7 @@ LEAST_OF_A_WORLD = dict(
     test_episodes=1,
     num_frames=2,
     num_workers=0,
+    shots=1,
 )
 
 
@@ -81,6 +85,11 @@ def check_config(data):
     )
   if data.records:
     return
+  if data.num_frames < 2 * data.shots:
+    raise UserError(
+        f'config.data.num_frames={data.num_frames} must be at least '
+        f'{2 * data.shots}, for config.data.shots={data.shots} of two frames.'
+    )
   if data.policy not in navigator.PLAYERS:
     raise UserError(
         f'config.data.policy={data.policy!r} is not one of '
@@ -162,15 +171,17 @@ def _jobs(world, split, film_bytes):
 
 def _play(world, map_name, numbers):
   with engine_lib.Engine(map_name, **world.engine_options) as engine:
-    return [
+    made = [
         episodes.record(
             engine,
             policy=world.policy,
             num_frames=world.num_frames,
             seed=_seed(world.seed, map_name, number),
+            shots=world.shots,
         )
         for number in numbers
     ]
+  return [captions.tell(film) for film in made] if world.shot_captions else made
 
 
 def _seed(seed, map_name, number):

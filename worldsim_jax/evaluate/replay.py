@@ -12,23 +12,20 @@ continues them, and is compared with the truth frame by frame:
   wrong          the student under negated actions: what obeying is worth
   wrong_forward  the student with this component negated, the others right; and
                  so for each component that the clips command
-
-Only clips that move count: a still picture is a prize for copying.
 """
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from worldsim_jax.data import pipeline
-from worldsim_jax.data import records
 from worldsim_jax.data.actions import ActionSpace
 from worldsim_jax.diffusion import samplers
-from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import films
 from worldsim_jax.evaluate import image_metrics
+from worldsim_jax.evaluate import subjects
+from worldsim_jax.evaluate.clips import Clips
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import windows
 from worldsim_jax.models import build
@@ -36,58 +33,25 @@ from worldsim_jax.models import pixels
 from worldsim_jax.models.conditioning import Conditioning
 
 LONG, SHORT = 16, 8  # frames that figures are means over
-FILM_PLAYERS = {'true future': 'truth', 'teacher': 'teacher',
-                'student': 'student'}
 
 
-def test_clips(config, directory: str, given: int, seed: int = 0):
-  """Clips of the test split whose first new frame moves.
-
-  Args:
-    config: of the run; evaluate.num_clips, horizon, min_motion (grey levels).
-    directory: of the frames' records.
-    given: pixel frames that the models are given.
-    seed: of the choice.
-
-  Returns:
-    {'rgb': uint8 [n, P, H, W, 3], 'actions': [n, P, A], 'caption': n texts},
-    P = given + horizon.
-  """
-  evaluate = config.evaluate
-  clips = pipeline.eval_clips(
-      records.Source(directory, 'test'), num_clips=evaluate.num_clips,
-      clip_frames=given + evaluate.horizon, seed=seed,
-      fields=('rgb', 'actions', 'caption'))
-  moves = pipeline.motion(clips['rgb'][:, given - 1:given + 1])[:, 1]
-  moving = moves >= evaluate.min_motion
-  if not moving.any():
-    raise UserError(
-        f'none of {evaluate.num_clips} test clips moves by '
-        f'{evaluate.min_motion} grey levels (config.evaluate.min_motion).')
-  return {name: x[moving] for name, x in clips.items()}
-
-
-def play(world, trained, clips) -> dict[str, np.ndarray]:
+def play(world, trained, clips: Clips) -> dict[str, np.ndarray]:
   """Every player's continuation of the clips, uint8 [n, horizon, H, W, 3].
 
   Args:
     world: the student's.
     trained: parameters by name: 'teacher', and maybe 'undistilled'.
-    clips: from `test_clips`.
+    clips: world.context_frames of them are given.
   """
-  given = world.context_frames
-  rgb, actions = clips['rgb'], clips['actions']
-  captions = list(clips['caption'])
-  student = lambda actions, params=None: np.asarray(world.continue_videos(
-      rgb[:, :given], actions, captions, params=params))
-  truth = rgb[:, given:]
+  given, actions, truth = clips.given, clips.actions, clips.future
+  student = lambda actions, params=None: student_continuation(
+      world, dataclasses.replace(clips, actions=actions), params)
   played = {
       'truth': truth,
       'student': student(actions),
-      'teacher': np.asarray(
-          teacher_continuation(world, trained['teacher'], clips)),
-      'copy': np.repeat(rgb[:, given - 1:given], truth.shape[1], axis=1),
-      'vae': np.asarray(_reconstruct(world, rgb))[:, given:],
+      'teacher': teacher_continuation(world, trained['teacher'], clips),
+      'copy': subjects.copy(clips).rgb,
+      'vae': reconstruct(world, clips.rgb)[:, given:],
   }
   if 'undistilled' in trained:
     played['undistilled'] = student(actions, trained['undistilled'])
@@ -106,11 +70,24 @@ def _mistakes(actions_BPA) -> dict[str, list[int]]:
   return {'wrong': list(range(len(names)))} | single
 
 
-def teacher_continuation(world, params, clips, seed: int = 0):
-  """The bidirectional model's continuation, uint8."""
+def student_continuation(world, clips: Clips, params=None, seed: int = 0):
+  """The causal model's continuation, uint8 [n, horizon, H, W, 3].
+
+  Args:
+    world: the student's.
+    clips: any number of given frames that are whole chunks.
+    params: of another student, instead of the world's own.
+    seed: of its noise.
+  """
+  return np.asarray(world.continue_videos(
+      clips.rgb[:, :clips.given], clips.actions, clips.captions, seed, params))
+
+
+def teacher_continuation(world, params, clips: Clips, seed: int = 0):
+  """The bidirectional model's continuation, uint8 [n, horizon, H, W, 3]."""
   config, vae = world.config, world.vae
   evaluate, given = config.evaluate, config.student.context_frames
-  num_new = (clips['rgb'].shape[1] - world.context_frames) // vae.time_stride
+  num_new = clips.horizon // vae.time_stride
   # Runs of before it could be chosen have no key.
   sampler = samplers.SAMPLERS[evaluate.get('teacher_sampler', 'euler')]
   sigmas = sampler.sigmas(evaluate.teacher_steps, config.student.shift)
@@ -130,10 +107,10 @@ def teacher_continuation(world, params, clips, seed: int = 0):
     video, _ = vae.apply(variables, new, carry, method='decode')
     return pixels.to_uint8(video)
 
-  given_frames = clips['rgb'][:, :world.context_frames]
-  return run(params, world.vae_variables, given_frames,
-             ActionSpace().normalise(clips['actions']),
-             world.encode_texts(list(clips['caption'])))
+  return np.asarray(run(
+      params, world.vae_variables, clips.rgb[:, :clips.given],
+      ActionSpace().normalise(clips.actions),
+      world.encode_texts(clips.captions)))
 
 
 def score(played: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -189,17 +166,24 @@ def _interval(name: str, values, maps) -> dict[str, float]:
           f'{name}_high': float(high)}
 
 
-def film(played: dict[str, np.ndarray], clips, given: int, num_clips: int,
+def film(columns: dict[str, np.ndarray], clips: Clips, num_clips: int,
          scale: int = 3) -> np.ndarray:
-  """Clips as rows, players as columns, after the given frames."""
-  rows = []
-  for index in range(min(num_clips, len(clips['rgb']))):
-    before = clips['rgb'][index, :given]
-    columns = {label: np.concatenate([before, played[name][index]])
-               for label, name in FILM_PLAYERS.items()}
+  """Clips as rows, continuations as columns, after the given frames.
+
+  Args:
+    columns: by label, uint8 [n, horizon, H, W, 3].
+    clips: that they continue.
+    num_clips: at most so many rows.
+    scale: whole number by which pixels are repeated.
+  """
+  rows, given = [], clips.given
+  for index in range(min(num_clips, len(clips))):
+    before = clips.rgb[index, :given]
+    shown = {label: np.concatenate([before, film[index]])
+             for label, film in columns.items()}
     captions = ['given' if p < given else describe(action)
-                for p, action in enumerate(clips['actions'][index])]
-    rows.append(films.side_by_side(columns, scale, captions))
+                for p, action in enumerate(clips.actions[index])]
+    rows.append(films.side_by_side(shown, scale, captions))
   return films.grid(rows)
 
 
@@ -214,7 +198,8 @@ def describe(action) -> str:
   return ', '.join(said) or 'stand'
 
 
-def _reconstruct(world, rgb):
+def reconstruct(world, rgb) -> np.ndarray:
+  """Films uint8 [n, P, H, W, 3] through the tokenizer and back."""
   @jax.jit
   def run(variables, frames):
     z, _ = world.vae.apply(
@@ -222,4 +207,4 @@ def _reconstruct(world, rgb):
     video, _ = world.vae.apply(variables, z, method='decode')
     return pixels.to_uint8(video)
 
-  return run(world.vae_variables, rgb)
+  return np.asarray(run(world.vae_variables, rgb))

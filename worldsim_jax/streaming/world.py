@@ -255,7 +255,9 @@ class World:
     """Continues B videos to the end of their actions; a scan of `advance`.
 
     Args:
-      frames_BPHWC: uint8, the first context_frames of each video.
+      frames_BPHWC: uint8, the first frames of each video: context_frames of
+        them, as the student was trained, or another number of whole chunks of
+        latent frames, which the cache must have room for.
       actions_BPA: physical units, for given and new frames: actions[:, p] leads
         to frame p. The new frames are a multiple of frames_per_step.
       prompts: one per video, for models with text.
@@ -264,7 +266,11 @@ class World:
 
     Returns:
       uint8 [B, P_new, H, W, 3].
+
+    Raises:
+      ValueError: for frames that are not whole chunks, or too many.
     """
+    self._check_context(frames_BPHWC.shape[1])
     actions = ActionSpace().normalise(actions_BPA)
     key = jax.random.key_data(jax.random.key(seed))
     text = self.encode_texts(prompts or [''] * len(frames_BPHWC))
@@ -272,6 +278,17 @@ class World:
     if params is not None:
       variables['student'] = params
     return self._jit_continue(variables, frames_BPHWC, actions, text, key)
+
+  def _check_context(self, pixel_frames: int):
+    student, stride = self.config.student, self.vae.time_stride
+    latent_frames, rest = divmod(pixel_frames + stride - 1, stride)
+    room = student.window + student.sink
+    if rest or latent_frames % student.chunk or latent_frames > room:
+      raise ValueError(
+          f'a stream cannot go on from {pixel_frames} frames: they must be '
+          f'whole chunks of {student.chunk} latent frames '
+          f'(config.student.chunk), at most {room} of them '
+          '(config.student.window and sink).')
 
   @functools.cached_property
   def sampling(self) -> rollout.Sampling:
@@ -290,7 +307,7 @@ class World:
   @functools.cached_property
   def _jit_continue(self):
     def run(variables, frames, actions, text, key):
-      given = self.context_frames
+      given = frames.shape[1]
       new = actions[:, given:]
       chunks = jnp.moveaxis(new.reshape(
           new.shape[0], -1, self.frames_per_step, new.shape[-1]), 1, 0)

@@ -41,7 +41,9 @@ def frames(config, workdir) -> str:
           'test', data.generated_test_maps),
       train_episodes=data.train_episodes, test_episodes=data.test_episodes,
       num_frames=data.num_frames, policy=data.policy, height=data.height,
-      width=data.width, tics_per_frame=data.tics_per_frame, seed=config.seed)
+      width=data.width, tics_per_frame=data.tics_per_frame, seed=config.seed,
+      monsters=data.monsters, shots=data.shots,
+      shot_captions=data.shot_captions)
   directory = _data_dir(config, workdir)
   return distributed.in_order(
       lambda: worlds.build(world, directory, data.num_workers), directory)

@@ -17,6 +17,7 @@ from worldsim_jax.data import pipeline
 from worldsim_jax.data import records
 from worldsim_jax.data import video_files
 from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import clips as clips_lib
 from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import report
 from worldsim_jax.models import build
@@ -36,6 +37,8 @@ from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import validation
 
 NUM_STARTS = 8
+FILM_PLAYERS = {'true future': 'truth', 'teacher': 'teacher',
+                'student': 'student'}  # by their labels
 FILMS = 64  # to fit and measure latents on
 # What a checkpoint does not depend on: where things are, and how a machine
 # computes the same.
@@ -43,16 +46,20 @@ _IRRELEVANT = frozenset({
     'data.dir', 'data.num_workers', 'student.weights_dtype', 'text.path'})
 _OF_THE_MACHINE = frozenset({
     'remat', 'attention', 'unroll', 'offload', 'weights'})
+# Of config.evaluate: what only --mode=evaluate reads.
+_OF_THE_SUITE = frozenset({'subject', 'sections', 'seed', 'walks', 'walk_frames',
+                           'walk_policy', 'walk_maps'})
+# Keys that came later count where they are used: older checkpoints lack them.
+_LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
-def train_and_evaluate(config, workdir, evaluate_again: bool = False):
+def train_and_evaluate(config, workdir):
   """Runs everything that a config describes; see the module docstring.
 
   Args:
     config: see configs/base.py.
     workdir: folder of the run, local or gs://.
-    evaluate_again: repeats the evaluation of a run whose stages are done.
 
   Returns:
     The final numbers by name.
@@ -63,14 +70,10 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   validation.check_run(config)
   workdir = paths.folder(workdir)
   unfinished = unfinished_stages(config, workdir)
-  if evaluate_again and unfinished:
-    raise UserError(
-        f'--mode=evaluate needs all of config.stages, but {unfinished[0]!r} is '
-        f'not trained in --workdir={workdir}: --mode=train goes on with it.')
   prepare_workdir(workdir)
   is_finished = not unfinished and has_results(config, workdir)
   distributed.barrier('all have read what there is')
-  if is_finished and not evaluate_again:
+  if is_finished:
     print(f'all is done: {workdir}/report.html, films.mp4 and summary.json')
     return json.loads((workdir / 'summary.json').read_text())
   start = time.time()
@@ -86,7 +89,7 @@ def train_and_evaluate(config, workdir, evaluate_again: bool = False):
   trained = {name: meshes.fetch(trained[stage])
              for name, stage in evaluated(config).items()}
   if distributed.is_main():
-    with _named_shortage():
+    with named_shortage():
       summary = evaluate(config, workdir, world, trained, frames_dir)
     _print_summary(summary, workdir, time.time() - start)
   distributed.barrier('evaluated')
@@ -164,15 +167,15 @@ def evaluate(config, workdir, world: World, trained, frames_dir):
     trained: the networks of `evaluated`, by name.
     (others: as named.)
   """
-  clips = replay.test_clips(config, frames_dir, world.context_frames)
-  print(f'evaluation: {len(clips["rgb"])} test clips that move, '
+  clips = clips_lib.of_test_split(config, frames_dir, world.context_frames)
+  print(f'evaluation: {len(clips)} test clips that move, '
         f'{config.evaluate.horizon} frames each')
   played = replay.play(world, trained, clips)
   summary, drift = replay.summarise(
-      replay.score(played), clips['actions'][:, world.context_frames:],
-      clips['map'])
+      replay.score(played), clips.actions[:, clips.given:], clips.maps)
   film = replay.film(
-      played, clips, world.context_frames, config.evaluate.film_clips)
+      {label: played[name] for label, name in FILM_PLAYERS.items()}, clips,
+      config.evaluate.film_clips)
   path = workdir / 'films.mp4'
   video_files.write_mp4(path, film, config.data.frames_per_second)
   with metrics_lib.MetricLogger(
@@ -194,7 +197,8 @@ def evaluated(config) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _named_shortage():
+def named_shortage():
+  """Says what to do where the device has too little memory to evaluate."""
   try:
     yield
   except jax.errors.JaxRuntimeError as e:
@@ -222,6 +226,8 @@ def fingerprint(config, stage: str) -> dict:
     flat[f'{name}.weights_are'] = pretrained.fingerprint(config, name)
   for key in list(flat):
     if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
+      flat.pop(key)
+    elif key in _LATER and flat[key] == _LATER[key]:
       flat.pop(key)
   return flat
 
@@ -284,8 +290,11 @@ def has_results(config, workdir) -> bool:
   except json.JSONDecodeError:
     return False
   current = json.loads(config.to_json())
-  return all(
-      saved.get(key) == current[key] for key in ('stages', 'evaluate'))
+  own = lambda config: {
+      key: value for key, value in config.get('evaluate', {}).items()
+      if key not in _OF_THE_SUITE}
+  return (saved.get('stages') == current['stages']
+          and own(saved) == own(current))
 
 
 def _write_config(config, workdir):

@@ -1,0 +1,273 @@
+"""Where did commanded points really go? Patches, searched for in a film.
+
+A point of a still scene is commanded to be at uv[t] in frame t. In the known
+first frame it lies on a surface whose place and normal are exact, so what a
+patch around it must look like from the camera of frame t is known as well: each
+pixel of the patch is a ray that meets the point's plane somewhere, and the
+first frame shows the colour there. This patch is compared with the film around
+the commanded position, by normalised cross-correlation (NCC, over all colours)
+at whole pixels, and between them by a parabola through the best value and its
+neighbours, along each axis. Where patches are flat, or leave the surface or the
+frame, nothing can be told, and `judged` is False.
+
+A patch that is found (its best NCC is at least `FOUND`) tells that the point is
+visible. Where it looks the same elsewhere (brick), the best place may be the
+wrong one: `distinct` is False if the second peak is nearly as high. Take
+errors of positions where judged, found and distinct, visibility where judged.
+The same of the true film is the floor: there all errors are this estimator's.
+
+Shapes: T frames, N points; positions (u, v) as in `data.camera`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from worldsim_jax.data import camera as camera_lib
+from worldsim_jax.evaluate import true_depth_warp
+
+FOUND = 0.6  # NCC
+DISTINCT = 0.85  # highest second peak, as a share of the first
+_PEAK = 2  # pixels around the best value that belong to its peak
+_MIN_CONTRAST = 4.0 / 255  # standard deviation, share of the range
+_MIN_ON_SURFACE = 0.6  # share of a patch's pixels
+_SAME_PLANE = 0.02  # relative difference of depths
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matches:
+  """Of a film of T frames, N points."""
+
+  uv: np.ndarray  # float64 [T, N, 2]: measured; NaN where not judged
+  peak: np.ndarray  # float64 [T, N]: best NCC, NaN where not judged
+  second: np.ndarray  # float64 [T, N]: best NCC away from that peak
+  judged: np.ndarray  # bool [T, N]
+
+  @property
+  def found(self) -> np.ndarray:
+    """bool [T, N]: the estimate of visibility."""
+    return self.judged & (np.nan_to_num(self.peak, nan=-1) >= FOUND)
+
+  @property
+  def distinct(self) -> np.ndarray:
+    """bool [T, N]: found, and nowhere else."""
+    with np.errstate(invalid='ignore'):
+      return self.found & (self.second <= DISTINCT * self.peak)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planes:
+  """The surfaces under N points of the known frame."""
+
+  points: np.ndarray  # float64 [N, 3], world
+  normals: np.ndarray  # float64 [N, 3], world; 0 where there is none
+
+
+def planes_at(camera, motion, depth, normals, uv) -> Planes:
+  """The planes seen by the pixels in which positions [N, 2] lie.
+
+  Args:
+    camera, motion: of the known frame.
+    depth: [H, W], inf where unknown.
+    normals: [H, W, 3], world axes.
+    uv: positions in the known frame.
+  """
+  column = np.clip(uv[:, 0].astype(int), 0, camera.width - 1)
+  row = np.clip(uv[:, 1].astype(int), 0, camera.height - 1)
+  known = np.isfinite(depth[row, column])
+  centres = np.stack([column, row], -1) + 0.5
+  found = np.where(known, depth[row, column], 1.0)
+  points = camera_lib.unproject(camera, motion, centres, found)
+  return Planes(points, normals[row, column] * known[:, None])
+
+
+def match(
+    camera,
+    film,
+    uv,
+    *,
+    frame,
+    uv_frame,
+    motion=None,
+    motions=None,
+    depth=None,
+    normals=None,
+    size: int = 7,
+    radius: int = 6,
+) -> Matches:
+  """Searches for the points of a known frame in a film.
+
+  With motions, depth and normals patches are seen in perspective; without, as
+  in the known frame, good for small motions only.
+
+  Args:
+    camera: of the film and the known frame.
+    film: [T, H, W, 3], uint8 or float in [0, 1].
+    uv: float [T, N, 2], commanded; NaN, or outside: not judged.
+    frame: [H, W, 3], the known frame.
+    uv_frame: float [N, 2], the points in it.
+    motion: [4, 4] of the known frame's camera.
+    motions: [T, 4, 4] of the commanded camera.
+    depth: [H, W] of the known frame, inf where unknown.
+    normals: [H, W, 3] of it, world axes.
+    size: of the patches, odd, in pixels.
+    radius: of the search, in pixels.
+  """
+  frame, film = _unit(frame), np.asarray(film)
+  planes = None
+  if motions is not None:
+    planes = planes_at(camera, motion, depth, normals, uv_frame)
+  rows = []
+  for t, positions in enumerate(uv):
+    inside = np.isfinite(positions).all(-1)
+    inside &= ((positions >= 0) & (positions < film.shape[2:0:-1])).all(-1)
+    whole = np.floor(np.where(inside[:, None], positions, 0)).astype(int)
+    pixels = _patch_pixels(whole, size)
+    if planes is None:
+      source = pixels + (uv_frame - 0.5 - whole)[:, None]
+      usable = _within(source, frame.shape)
+    else:
+      source, usable = _through_plane(
+          camera, motions[t], planes, motion, depth, pixels
+      )
+    patches = true_depth_warp.sample(frame, source)
+    usable &= inside[:, None]
+    offset, peak, second, judged = _search(
+        _unit(film[t]), whole, patches, usable, size, radius
+    )
+    # The patch was made for `whole`: its shift there is that of the point.
+    at = np.where(judged[:, None], positions + offset, np.nan)
+    peak, second = (np.where(judged, x, np.nan) for x in (peak, second))
+    rows.append((at, peak, second, judged))
+  return Matches(*(np.array(column) for column in zip(*rows)))
+
+
+def _patch_pixels(whole, size):
+  """Centres of the pixels of patches, [N, size * size, 2]."""
+  reach = np.arange(size) - size // 2
+  u, v = np.meshgrid(reach, reach)
+  offsets = np.stack([u.ravel(), v.ravel()], -1)
+  return whole[:, None] + offsets + 0.5
+
+
+def _within(uv, shape):
+  u, v = uv[..., 0], uv[..., 1]
+  return (u >= 0) & (v >= 0) & (u < shape[1]) & (v < shape[0])
+
+
+def _through_plane(camera, motion_to, planes, motion, depth, pixels):
+  """Where the known frame shows what patches' pixels see of their planes.
+
+  Returns:
+    Positions [N, P, 2] in the known frame, and bool [N, P]: it shows the plane
+    there, and nothing before it.
+  """
+  ends = camera_lib.unproject(
+      camera, motion_to, pixels.reshape(-1, 2), np.ones(pixels[..., 0].size)
+  )
+  eye = motion_to[:3, 3]
+  rays = (ends - eye).reshape(*pixels.shape[:2], 3)
+  height = np.sum(planes.normals * (planes.points - eye), -1)[:, None]
+  with np.errstate(divide='ignore', invalid='ignore'):
+    distance = height / np.einsum('npc,nc->np', rays, planes.normals)
+  ahead = np.isfinite(distance) & (distance > 0)
+  distance = np.where(ahead, distance, 1.0)
+  points = eye + rays * distance[..., None]
+  uv, seen_depth = camera_lib.project(camera, motion, points.reshape(-1, 3))
+  uv, seen_depth = uv.reshape(pixels.shape), seen_depth.reshape(ahead.shape)
+  ahead &= seen_depth > 0
+  uv = np.where(ahead[..., None], uv, -1)
+  shown = ahead & _within(uv, depth.shape)
+  uv = np.where(shown[..., None], uv, 0.5)
+  with np.errstate(divide='ignore'):
+    inverse = 1 / np.asarray(depth, np.float64)
+  there = true_depth_warp.sample(inverse[..., None], uv)[..., 0]
+  same = np.abs(there * seen_depth - 1) <= _SAME_PLANE
+  return uv, shown & same
+
+
+def _search(film, whole, patches, usable, size, radius):
+  """NCC of patches [N, P, 3] around whole pixels [N, 2] of a frame.
+
+  Returns:
+    offset [N, 2] in pixels, peak [N], second [N], judged [N].
+  """
+  weight = usable.astype(np.float64)[..., None]
+  count = np.maximum(3 * usable.sum(1), 1)[:, None, None]
+  mean = (patches * weight).sum(1, keepdims=True) * 3 / count
+  template = (patches - mean) * weight
+  power = np.sum(template**2, (1, 2))
+  judged = usable.mean(1) >= _MIN_ON_SURFACE
+  judged &= power >= count[:, 0, 0] * _MIN_CONTRAST**2
+  windows, inside = _windows(film, whole, size, radius)
+  score = np.full(inside.shape, -1.0)
+  for n in np.flatnonzero(judged & inside.any((1, 2))):
+    score[n] = _correlation(windows[n], template[n], weight[n], power[n])
+  score = np.where(inside, score, -1.0)
+  judged &= (score > -1).any((1, 2))
+  index = score.reshape(len(score), -1).argmax(1)
+  row, column = np.divmod(index, 2 * radius + 1)
+  peak = score[np.arange(len(score)), row, column]
+  offset = np.stack([
+      column - radius + _vertex(score, row, column, (0, 1)),
+      row - radius + _vertex(score, row, column, (1, 0)),
+  ], -1)
+  away = np.arange(2 * radius + 1)
+  near = np.abs(away - row[:, None])[:, :, None] <= _PEAK
+  near = near & (np.abs(away - column[:, None])[:, None, :] <= _PEAK)
+  second = np.where(near, -1.0, score).max((1, 2))
+  return offset, peak, second, judged
+
+
+def _windows(film, whole, size, radius):
+  """All placements of a patch: a view [N, D, D, P, 3], and who is inside."""
+  margin = size // 2 + radius
+  padded = np.pad(film, ((margin, margin), (margin, margin), (0, 0)))
+  views = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (0, 1))
+  shifts = np.arange(2 * radius + 1)
+  row = whole[:, 1, None] + shifts
+  column = whole[:, 0, None] + shifts
+  placed = views[row[:, :, None], column[:, None, :]]  # [N, D, D, 3, s, s]
+  placed = np.moveaxis(placed, 3, -1)
+  placed = placed.reshape(*placed.shape[:3], size * size, 3)
+  low, high = size // 2, np.array(film.shape[:2]) - size // 2
+  row, column = row - radius, column - radius
+  rows = (row >= low) & (row < high[0])
+  columns = (column >= low) & (column < high[1])
+  return placed, rows[:, :, None] & columns[:, None, :]
+
+
+def _correlation(windows, template, weight, power):
+  """NCC of one template [P, 3], zero mean, with windows [D, D, P, 3]."""
+  count = weight.sum()
+  mean = np.einsum('yxpc,p->yxc', windows, weight[:, 0]) / count
+  square = np.einsum('yxpc,yxpc,p->yx', windows, windows, weight[:, 0])
+  variance = square - count * np.sum(mean**2, -1)
+  product = np.einsum('yxpc,pc->yx', windows, template)
+  # A window without contrast has no correlation.
+  floor = 3 * count * (_MIN_CONTRAST / 4) ** 2
+  return product / np.sqrt(power * np.maximum(variance, floor))
+
+
+def _vertex(score, row, column, axis):
+  """The top of the parabola through a peak and its neighbours, in [-.5, .5]."""
+  n, size = np.arange(len(score)), score.shape[1]
+  dy, dx = axis
+  at = lambda k: score[
+      n,
+      np.clip(row + k * dy, 0, size - 1),
+      np.clip(column + k * dx, 0, size - 1),
+  ]
+  before, here, after = at(-1), at(0), at(1)
+  curvature = before - 2 * here + after
+  # At the rim, or beside what lies outside, there is no parabola.
+  real = (curvature < -1e-9) & (np.minimum(before, after) > -1)
+  edge = row * dy + column * dx
+  real &= (edge > 0) & (edge < size - 1)
+  found = (before - after) / (2 * np.where(real, curvature, 1))
+  return np.where(real, np.clip(found, -0.5, 0.5), 0.0)
+
+
+def _unit(frame):
+  frame = np.asarray(frame)
+  return frame / 255 if frame.dtype == np.uint8 else frame.astype(np.float64)

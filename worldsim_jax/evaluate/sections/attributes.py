@@ -1,0 +1,94 @@
+"""Attributes: do the pixels show the walls and the floor that are there?
+
+A classifier without learned features (evaluate/attributes.py) is fitted on true
+frames of training maps, whose rooms are known exactly, and asked which walls and
+which floor each generated frame shows. Its accuracy on the true frames is the
+ceiling, the commonest class the floor.
+"""
+
+import numpy as np
+
+from worldsim_jax.data import captions
+from worldsim_jax.data import engine as engine_lib
+from worldsim_jax.data import episodes
+from worldsim_jax.data import maps as maps_lib
+from worldsim_jax.data import splits
+from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import attributes
+from worldsim_jax.evaluate import figures
+from worldsim_jax.evaluate import trial as trials
+from worldsim_jax.evaluate.trial import Trial
+
+TRAIN_MAPS, TRAIN_FRAMES = 48, 32
+# As far as two rooms may be in one picture: a class per frame is that of the
+# room the player is in.
+NAMES = ('wall', 'floor')
+
+
+def measure(trial: Trial) -> figures.Section:
+  """Accuracies on the clips.
+
+  Raises:
+    UserError: if no clip is of a generated map.
+  """
+  section = figures.Section('Attributes: walls and floors, told from pixels')
+  known = [name.startswith(maps_lib.GENERATED) for name in trial.clips.maps]
+  if not any(known):
+    raise UserError('walls and floors are known of generated maps only '
+                    '(config.data.generated_test_maps)')
+  clips = trial.clips.take(known)
+  film = trial.played(trials.CLIPS).rgb[known]
+  classifier = _fit(trial)
+  labels = [
+      labels_of(name, pose[clips.given:])
+      for name, pose in zip(clips.maps, clips.pose)]
+  ours, real = (_right(classifier, rgb, labels) for rgb in (film, clips.future))
+  for name in NAMES:
+    common = classifier.majority[name]
+    section.figures += [
+        figures.mean(f'{name}_accuracy', ours[name], clips.maps,
+                     real=real[name]),
+        figures.mean(
+            f'{name}_accuracy_of_the_commonest',
+            [np.mean(of_clip[name] == common) for of_clip in labels],
+            clips.maps)]
+  section.notes.append(
+      f'Ridge classifier on colours and gradients, fitted on '
+      f'{TRAIN_MAPS * TRAIN_FRAMES} true frames of {TRAIN_MAPS} training maps.')
+  return section
+
+
+def labels_of(map_name: str, pose) -> dict[str, np.ndarray]:
+  """Names of the wall and the floor of the room at each pose, str [T]."""
+  maze = maps_lib.maze_of(map_name)
+  rooms = [maze.rooms[number] for number in captions.rooms(maze, pose)]
+  return {name: np.array([getattr(room, name) for room in rooms])
+          for name in NAMES}
+
+
+def _right(classifier, films, labels):
+  """Share of right frames of each clip, [n] by attribute."""
+  predicted = [attributes.predict(classifier, attributes.features(film))
+               for film in films]
+  return {name: np.array([np.mean(p[name] == t[name])
+                          for p, t in zip(predicted, labels)])
+          for name in NAMES}
+
+
+def _fit(trial):
+  """On frames of new films of training maps."""
+  data = trial.config.data
+  options = engine_lib.Options(
+      height=data.height, width=data.width, tics_per_frame=data.tics_per_frame)
+  x, labels = [], {name: [] for name in NAMES}
+  for name in splits.generated_maps('train', TRAIN_MAPS):
+    with engine_lib.Engine(name, **options.engine_options) as engine:
+      # Neighbouring frames are alike: a film of which some are taken.
+      film = episodes.record(engine, policy='navigate',
+                             num_frames=4 * TRAIN_FRAMES, seed=0)
+    x.append(attributes.features(film['rgb'][::4]))
+    for key, values in labels_of(name, film['pose'][::4]).items():
+      labels[key].append(values)
+  return attributes.fit(
+      np.concatenate(x),
+      {name: np.concatenate(values) for name, values in labels.items()})

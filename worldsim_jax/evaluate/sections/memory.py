@@ -1,0 +1,94 @@
+"""Memory: does a place look the same when one comes back to it?
+
+On walks that come by the same places again, a pair (i, j) of frames of a film
+shows one place twice, some seconds apart (data/revisits.py). Two questions:
+
+  consistency  frame i, warped into the view of j by the exact geometry, against
+               frame j: does the film agree with itself?
+  correctness  frame j against the true frame j, over the same pixels: does it
+               agree with the world?
+
+The true film's consistency is what warping can reach. A film that forgets is
+consistent with itself for as long as it does not look away.
+"""
+
+import numpy as np
+
+from worldsim_jax.data import maps as maps_lib
+from worldsim_jax.data import revisits
+from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import figures
+from worldsim_jax.evaluate import revisit_memory
+from worldsim_jax.evaluate import subjects
+from worldsim_jax.evaluate import trial as trials
+from worldsim_jax.evaluate.trial import Trial
+
+# Seconds; a bin ends where the next one begins.
+GAPS = (subjects.FORGETS_AFTER, 20.0, 60.0)
+PAIRS_PER_WALK = 24
+
+
+def measure(trial: Trial) -> figures.Section:
+  """Figures by gap.
+
+  Raises:
+    UserError: if no walk comes back to any place.
+  """
+  section = figures.Section('Memory: the same place again')
+  walks, film = trial.walks, trial.played(trials.WALKS).rgb
+  found = {}
+  for number in range(len(walks)):
+    for gap, pairs in _pairs(trial, number).items():
+      if not len(pairs):
+        continue
+      measured = [
+          revisit_memory.measure(shown, walks.rgb[number, walks.given :],
+                                 walks.geometry(number).frames(walks.given),
+                                 pairs - walks.given)
+          for shown in (film[number], walks.future[number])
+      ]
+      found.setdefault(gap, []).append((walks.maps[number], *measured))
+  if not found:
+    raise UserError(
+        f'no walk of {trial.config.evaluate.walk_frames} frames comes back to '
+        f'a place after {GAPS[0]:g} s or more: more frames '
+        '(config.evaluate.walk_frames), or another config.evaluate.walk_policy')
+  for gap in GAPS:
+    if gap not in found:
+      section.notes.append(
+          f'after {gap:g} s: no walk comes back (config.evaluate.walk_frames)')
+      continue
+    section.figures += _figures(gap, found[gap])
+  return section
+
+
+def _pairs(trial, number):
+  """Pairs of new frames of a walk, at most PAIRS_PER_WALK per gap."""
+  walks = trial.walks
+  level = maps_lib.load(walks.maps[number]).level
+  by_gap = {}
+  for gap, end in zip(GAPS, (*GAPS[1:], np.inf)):
+    pairs = revisits.pairs(
+        walks.pose[number],
+        seconds_per_frame=1 / trial.config.data.frames_per_second,
+        min_gap=gap, max_gap=end, level=level)
+    pairs = pairs[pairs[:, 0] >= walks.given]
+    if len(pairs):
+      pairs = revisits.closest(walks.pose[number], pairs)
+    spread = np.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS_PER_WALK))
+    by_gap[gap] = pairs[spread.astype(int)]
+  return by_gap
+
+
+def _figures(gap, walks):
+  """Of (map, the subject's pairs, the true film's pairs), one per walk."""
+  maps = np.concatenate([[name] * len(ours.consistency)
+                         for name, ours, _ in walks])
+  rows = []
+  for name in ('consistency', 'correctness'):
+    ours, real = (
+        np.concatenate([getattr(walk[k], name) for walk in walks])
+        for k in (1, 2))
+    rows.append(figures.mean(
+        f'revisit_{name}_{gap:g}s', ours, maps, real=real, unit='dB'))
+  return rows
