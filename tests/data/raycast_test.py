@@ -193,9 +193,7 @@ class WorldTest(parameterized.TestCase):
 
   def test_what_is_seen_through_a_grate_says_so(self):
     grates = np.arange(7) == 3
-    _, surface, through = look(
-        two_rooms(see_through=grates), (56, 128, 41, 0)
-    )
+    _, surface, through = look(two_rooms(see_through=grates), (56, 128, 41, 0))
     wall = 2 * 2 + 6 * 5 + scene_lib.MIDDLE
     np.testing.assert_array_equal(through[surface == wall], True)
     for near in (0, 1, 2 * 2 + 6 * 3 + scene_lib.LOWER):

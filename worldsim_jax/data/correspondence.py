@@ -19,8 +19,8 @@ from worldsim_jax.data import camera as camera_lib
 from worldsim_jax.data import geometry as geometry_lib
 from worldsim_jax.data import scene as scene_lib
 
-# What hides a point is nearer than it by more than this part of the distance.
-# Depths are float32 and floors are seen at angles down to a hundredth.
+# A ray that is to reach a point ends there, but for this part of the distance:
+# depths are float32, and floors are seen at angles down to a hundredth.
 TOLERANCE = 1e-3
 
 
@@ -153,7 +153,8 @@ def _follow(geometry, s, t, uv, depth, surface):
   )
   # Surfaces are plane: a ray meets each of them once.
   same = met_surface == surface[seen]
-  reached = same | (met >= distance[seen] * (1 - TOLERANCE))
+  away = np.abs(met - distance[seen]) / distance[seen]
+  reached = same | (away <= TOLERANCE)
   column, row = there[seen].astype(int).T
   visible[seen] = reached & ~through & ~geometry.sprites_at(t)[row, column]
   return there, visible
