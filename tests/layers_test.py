@@ -49,9 +49,9 @@ AT_MODULE_LEVEL = {
     'storage': BARE | {'etils'},
 }  # Any other: BARE.
 
-# These modules subclass a class of the package that they name. Whoever needs
-# one of them imports it inside a function.
-SUBCLASSING = {}
+# These modules subclass a class, or use a decorator, of the package that they
+# name. Whoever needs one of them imports it inside a function.
+SUBCLASSING = {'worldsim_jax.data.raycast': frozenset({'numba'})}
 
 NOWHERE = frozenset({'tensorflow', 'torch'})
 HEAVY = NOWHERE | {
@@ -59,6 +59,7 @@ HEAVY = NOWHERE | {
     'ftfy',
     'grain',
     'matplotlib',
+    'numba',
     'orbax',
     'PIL',
     'safetensors',

@@ -9,6 +9,7 @@ import numpy as np
 from worldsim_jax.data import episodes
 from worldsim_jax.data import impossible
 from worldsim_jax.data import maps
+from worldsim_jax.data import observation
 from worldsim_jax.errors import UserError
 
 SMALL = dict(height=30, width=40)
@@ -73,6 +74,20 @@ class ImpossibleTest(parameterized.TestCase):
     changed = (other['rgb'] != twin['rgb']).any((1, 2, 3))
     self.assertFalse(changed[event.frame - 4 : event.frame].any())
     self.assertTrue(changed[: event.frame].any())  # It had been seen before.
+
+  def test_the_engines_tables_are_of_the_film_as_it_is_shown(self):
+    recipe = impossible.plan(
+        'vanish', 'gen:7', seed=2, num_frames=100, geometry=True, **SMALL
+    )
+    frame = recipe.events[0].frame
+    shown = episodes.render(recipe)
+    number = int(recipe.events[0].argument.partition('without=')[2])
+    place = maps.maze_of('gen:7').objects[number][1:]
+    tracks = observation.object_tracks(shown)
+    there = (tracks.positions[..., :2] == place).all(-1)
+    self.assertTrue(there.any(1)[:frame].all())
+    self.assertFalse(there[frame:].any())
+    self.assertTrue(shown['sprites'][frame - 1].any())
 
   def test_what_it_cannot_do_is_one_line(self):
     with self.assertRaisesRegex(

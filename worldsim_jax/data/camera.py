@@ -129,7 +129,7 @@ def unproject(camera: Camera, motion, uv, depth) -> np.ndarray:
 def project(camera: Camera, motion, points) -> tuple[np.ndarray, np.ndarray]:
   """Pixel positions [..., N, 2] and depths [..., N] of world points.
 
-  What is not ahead of the camera has a depth of at most 0 and no position (NaN).
+  What is not ahead of the camera has a depth of at most 0, no position (NaN).
   """
   motion, points = np.asarray(motion), np.asarray(points, np.float64)
   with np.errstate(invalid='ignore', divide='ignore'):

@@ -27,6 +27,7 @@ import numpy as np
 from worldsim_jax.data import area
 from worldsim_jax.data import maps
 from worldsim_jax.data import missing
+from worldsim_jax.data import observation
 from worldsim_jax.data import wad
 from worldsim_jax.errors import UserError
 
@@ -52,6 +53,7 @@ class Options:
   render_width: int = 160
   tics_per_frame: int = 4  # 1/35 s each
   monsters: bool = False  # They move, and die, and shoot.
+  geometry: bool = False  # Tell what `observation` lists, too.
 
   @property
   def engine_options(self) -> dict:
@@ -73,6 +75,7 @@ class Engine:
     self.map = maps.load(map_name)
     self.options = Options(**options)
     self.cuts = 0  # times that the game ended since `reset`
+    self.seen = None  # with Options.geometry: the last frame's observation
     # Once started, the engine has read what it needs: no file outlives this.
     try:
       with tempfile.TemporaryDirectory(prefix='worldsim_engine_') as folder:
@@ -200,6 +203,8 @@ class Engine:
     )
     pose = np.array(state.game_variables[:4], np.float64)
     pose[3] %= 360
+    if self.options.geometry:
+      self.seen = observation.of_state(state, self.options)
     # The engine reuses its buffer; resize copies unless the sizes agree.
     return (rgb.copy() if rgb is state.screen_buffer else rgb), pose
 
@@ -216,6 +221,8 @@ class Engine:
     if self.map.pwad is not None:
       game.set_doom_scenario_path(_write(folder, 'map.wad', self.map.pwad))
     _configure(game, vizdoom, self.options)
+    if self.options.geometry:
+      observation.configure(game, self.map.level)
     # Cheats allow warp and god. The view's bobbing depends on a clock that no
     # action shows.
     game.add_game_args('+sv_cheats 1 +set movebob 0 +set stillbob 0')

@@ -15,6 +15,7 @@ from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import events as events_lib
 from worldsim_jax.data import maps
 from worldsim_jax.data import navigator
+from worldsim_jax.data import observation
 from worldsim_jax.data import occupancy
 from worldsim_jax.errors import UserError
 
@@ -39,7 +40,9 @@ class Recipe(engine_lib.Options):
 
   def to_json(self) -> str:
     fields = dataclasses.asdict(self)
-    # Recipes that are stored without events are to stay the same text.
+    # Recipes that are stored are to stay the same text.
+    if not self.geometry:
+      del fields['geometry']
     del fields['events']
     if self.events:
       fields['events'] = [dataclasses.astuple(event) for event in self.events]
@@ -151,6 +154,7 @@ def _film(engine, recipe, command, num_frames):
   """Steps the engine by command(t, pose) and keeps what it shows."""
   rgb, pose = engine.reset(recipe.seed, recipe.start)
   frames, poses, ends, actions = [rgb], [pose], [0], [np.zeros(3, np.float32)]
+  seen = [engine.seen]
   for t in range(1, num_frames):
     actions.append(np.asarray(command(t, poses[-1]), np.float32))
     now = [event for event in recipe.events if event.frame == t]
@@ -158,6 +162,7 @@ def _film(engine, recipe, command, num_frames):
     frames.append(rgb)
     poses.append(pose)
     ends.append(engine.cuts)
+    seen.append(engine.seen)
   actions = np.stack(actions)
   count = lambda kinds: events_lib.count(recipe.events, kinds, num_frames)
   film = Episode(
@@ -170,6 +175,8 @@ def _film(engine, recipe, command, num_frames):
   )
   if any(event.kind in events_lib.VIOLATIONS for event in recipe.events):
     film['violation_id'] = count(events_lib.VIOLATIONS)
+  if engine.options.geometry:
+    film |= observation.fields(seen, ends, engine.map.level)
   return film
 
 
@@ -180,23 +187,19 @@ def _spliced(recipe, shown):
       name: render(dataclasses.replace(recipe, map=name, events=stay))
       for _, name in shown
   }
-  ends = [first for first, _ in shown[1:]] + [len(recipe.actions)]
-  parts = [
-      (films[name], slice(*cut))
-      for cut, (_, name) in zip(zip([0, *ends], ends), shown)
-  ]
-  joined = {
-      field: np.concatenate([film[field][part] for film, part in parts])
-      for field in ('rgb', 'pose')
-  }
-  violations = events_lib.count(
-      recipe.events, events_lib.VIOLATIONS, len(recipe.actions)
+  num_frames = len(recipe.actions)
+  ends = [first for first, _ in shown[1:]] + [num_frames]
+  parts = [(films[name], first, end) for (first, name), end in zip(shown, ends)]
+  film = dict(films[recipe.map])
+  for field in {'rgb', 'pose', 'sprites'} & film.keys():
+    film[field] = np.concatenate([f[field][a:b] for f, a, b in parts])
+  if recipe.geometry:
+    film |= observation.spliced(parts)
+  film['violation_id'] = events_lib.count(
+      recipe.events, events_lib.VIOLATIONS, num_frames
   )
-  return (
-      films[recipe.map]
-      | joined
-      | dict(violation_id=violations, recipe=recipe.to_json())
-  )
+  film['recipe'] = recipe.to_json()
+  return film
 
 
 def _as_tuples(actions):

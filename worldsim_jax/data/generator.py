@@ -4,8 +4,8 @@ A maze is a grid of square rooms. A random spanning tree of doorways makes every
 room reachable; some extra doorways make loops, so that places can be revisited
 by another way. What the engine renders, what the navigator plans on and what
 the caption says are all read off the same `Maze`. The level is written as UDMF
-text, for which the engine builds its own BSP nodes. Mazes of the same rooms with
-other textures, or without some object, are made by `variants`.
+text, for which the engine builds its own BSP nodes. `variants` makes mazes of
+the same rooms with other textures, or without some object.
 """
 
 import collections
@@ -151,15 +151,21 @@ def level(maze: Maze) -> wad.Level:
   lines = list(_lines(maze))
   back = np.array([-1 if line.back is None else line.back for line in lines])
   rooms = maze.rooms
+  textures = np.array([_textures(maze, line) for line in lines])
   return wad.Level(
       segments=np.array([(l.x1, l.y1, l.x2, l.y2) for l in lines], float),
       front=np.array([line.front for line in lines]),
       back=back,
       impassable=back < 0,
       hazard=np.zeros(len(lines), bool),
+      see_through=wad.see_through(back, textures),
+      textures=textures,
       floor=np.array([room.floor_height for room in rooms], float),
       ceiling=np.array([room.ceiling_height for room in rooms], float),
       sky=np.zeros(len(rooms), bool),
+      sky_floor=np.zeros(len(rooms), bool),
+      flats=np.array([(FLOORS[room.floor], room.ceiling) for room in rooms]),
+      can_move=False,
       obstacles=np.array(
           [
               (x, y, wad.SOLID_RADIUS[OBJECTS[name]])
@@ -267,6 +273,16 @@ def _doorway(a, b, size, room, neighbour):
     yield Line(*left, *right, room, neighbour)
 
 
+def _textures(maze, line):
+  """Names [2][3] of a line's textures, as in `wad.Level.textures`."""
+  wall = WALLS[maze.rooms[line.front].wall]
+  if line.back is None:
+    return [[wall] * 3, [wad.NO_TEXTURE] * 3]
+  behind = WALLS[maze.rooms[line.back].wall]
+  # One sees through a doorway.
+  return [[name, wad.NO_TEXTURE, name] for name in (wall, behind)]
+
+
 def _udmf(maze):
   """The level as UDMF text; an object's number is its place in the text."""
   blocks = list(_line_blocks(maze))
@@ -307,14 +323,13 @@ def _line_blocks(maze):
         yield _block('vertex', x=point[0], y=point[1])
       ends.append(vertices.setdefault(point, len(vertices)))
     two_sided = line.back is not None
-    for room in (line.front, line.back)[: 1 + two_sided]:
-      wall = WALLS[maze.rooms[room].wall]
-      middle = '-' if two_sided else wall  # One sees through a doorway.
+    sides = (line.front, line.back)[: 1 + two_sided]
+    for room, (upper, middle, lower) in zip(sides, _textures(maze, line)):
       yield _block(
           'sidedef',
           sector=room,
-          texturetop=wall,
-          texturebottom=wall,
+          texturetop=upper,
+          texturebottom=lower,
           texturemiddle=middle,
       )
     kind = (

@@ -26,6 +26,15 @@ PLAYER_START = 1  # thing type
 WALK_OVER_HAZARDS = [39, 52, 97, *range(124, 127), 174, 195, *range(207, 211)]
 WALK_OVER_HAZARDS += [243, 244, 262, 263]
 
+# Linedef actions that leave every floor and ceiling where it is: exits,
+# teleports, lights, a scrolling texture. Any other moves some.
+STILL = [0, 11, 12, 13, 17, 35, 39, 48, 51, 52, *range(79, 82), 97, 104]
+STILL += [*range(124, 127), 138, 139]
+MOVING_SECTORS = (10, 14)  # sector specials: doors that follow a clock
+NO_TEXTURE = '-'
+SKY = 'F_SKY'  # how the names of flats begin that show the sky
+FLOOR_AND_CEILING = ('floor', 'ceiling')
+
 # Thing types that stand in the way: radius in map units.
 SOLID_RADIUS = dict.fromkeys((*range(25, 34), *range(35, 38), 70, 85, 86), 16)
 SOLID_RADIUS |= dict.fromkeys((*range(41, 49), *range(55, 58), 2028), 16)
@@ -54,9 +63,14 @@ class Level:
   back: np.ndarray  # int64 [L]: sector left of it, -1 for a solid wall
   impassable: np.ndarray  # bool [L]: players cannot cross, whatever the heights
   hazard: np.ndarray  # bool [L]: crossing ends the level or teleports
+  see_through: np.ndarray  # bool [L]: a grate or the like hangs in the opening
+  textures: np.ndarray  # str [L, 2, 3]: front and back; upper, middle, lower
   floor: np.ndarray  # float64 [S]
   ceiling: np.ndarray  # float64 [S]
   sky: np.ndarray  # bool [S]: the ceiling is sky
+  sky_floor: np.ndarray  # bool [S]: and so is the floor
+  flats: np.ndarray  # str [S, 2]: textures of floor and ceiling
+  can_move: bool  # some floor or ceiling could move in play
   obstacles: np.ndarray  # float64 [K, 3]: x, y, radius
   start: tuple[float, float, float]  # x, y, yaw in degrees
 
@@ -102,20 +116,37 @@ def load_level(path: str, map_name: str) -> Level:
   sides = np.frombuffer(lumps['SIDEDEFS'], SIDEDEF)
   sectors = np.frombuffer(lumps['SECTORS'], SECTOR)
   things = np.frombuffer(lumps['THINGS'], THING)
+  textures = _textures(lines, sides)
+  flats = _names(np.stack([sectors[f'{k}_flat'] for k in FLOOR_AND_CEILING], 1))
+  sky_floor, sky = np.char.startswith(flats, SKY).T
+  back = _facing_sector(lines['back'], sides)
   return Level(
       segments=np.concatenate(
           [vertices[lines['start']], vertices[lines['end']]], 1
       ).astype(float),
       front=_facing_sector(lines['front'], sides),
-      back=_facing_sector(lines['back'], sides),
+      back=back,
       impassable=(lines['flags'] & IMPASSABLE) > 0,
       hazard=np.isin(lines['special'], WALK_OVER_HAZARDS),
+      see_through=see_through(back, textures),
+      textures=textures,
       floor=sectors['floor'].astype(float),
       ceiling=sectors['ceiling'].astype(float),
-      sky=np.char.startswith(sectors['ceiling_flat'], b'F_SKY'),
+      sky=sky,
+      sky_floor=sky_floor,
+      flats=flats,
+      can_move=bool(
+          np.any(~np.isin(lines['special'], STILL))
+          or np.any(np.isin(sectors['special'], MOVING_SECTORS))
+      ),
       obstacles=_obstacles(things),
       start=_player_start(things, path, map_name),
   )
+
+
+def see_through(back: np.ndarray, textures: np.ndarray) -> np.ndarray:
+  """The lines [L] with something in their opening, of `Level`'s fields."""
+  return (back >= 0) & (textures[:, :, 1] != NO_TEXTURE).any(1)
 
 
 def sectors_in_row(level: Level, x: np.ndarray, y: float) -> np.ndarray:
@@ -168,6 +199,21 @@ def _facing_sector(side, sides):
   """The sector that each line's side faces, -1 where it has no such side."""
   sector = sides['sector'][np.minimum(side, len(sides) - 1)].astype(np.int64)
   return np.where(side == NO_SIDE, -1, sector)
+
+
+def _textures(lines, sides):
+  """Names [L, 2, 3] on both sides of all lines, '-' where there are none."""
+  names = _names(np.stack([sides[k] for k in ('upper', 'middle', 'lower')], 1))
+  side = np.stack([lines['front'], lines['back']], 1)
+  found = names[np.minimum(side, len(sides) - 1)]
+  return np.where(side[..., None] == NO_SIDE, NO_TEXTURE, found)
+
+
+def _names(raw):
+  """Text of names that end at their first zero byte; the empty one is '-'."""
+  values, index = np.unique(raw, return_inverse=True)
+  text = [v.split(b'\0')[0].decode('latin1').upper() for v in values]
+  return np.array([t or NO_TEXTURE for t in text])[index].reshape(raw.shape)
 
 
 def _obstacles(things):

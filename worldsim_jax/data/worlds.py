@@ -53,7 +53,7 @@ class World(engine_lib.Options):
     return self.train_maps if split == 'train' else self.test_maps
 
 
-LATER_FIELDS = ('shots', 'shot_captions')
+LATER_FIELDS = ('geometry', 'shots', 'shot_captions')
 
 # What keys of config.data must at least be.
 LEAST = dict(height=1, width=1)
