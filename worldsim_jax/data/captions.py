@@ -195,4 +195,5 @@ def _phases(verbs, least):
 
 
 def _described(room):
-  return f'a room with {room.wall} walls and a {room.floor} floor'
+  article = 'an' if room.floor[0] in 'aeiou' else 'a'
+  return f'a room with {room.wall} walls and {article} {room.floor} floor'
