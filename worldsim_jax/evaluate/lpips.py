@@ -11,8 +11,8 @@ a ReLU before each pooling of VGG16, or all five convolutions of AlexNet. As in
 the authors' package lpips 0.1.4: weights of version 0.1, frames in [-1, 1], the
 ImageNet mean and deviation given for that range, 1e-10 added to the lengths.
 
-AlexNet is what most papers report. VGG16 takes some thirty times as long and its
-distances are of another size, so the two must not be compared.
+AlexNet is what most papers report. VGG16 takes some thirty times as long and
+its distances are of another size, so the two must not be compared.
 """
 
 import functools
