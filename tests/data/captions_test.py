@@ -82,6 +82,13 @@ class PlaceTest(absltest.TestCase):
       self.assertEqual((told.wall, told.floor), (room.wall, room.floor))
       self.assertEqual(told.rooms, (number,))
 
+  def test_an_orange_floor_has_its_article(self):
+    maze = maps.maze_of('gen:2')
+    number = [room.floor for room in maze.rooms].index('orange tile')
+    x, y = (384 * (k + 0.5) for k in divmod(number, 3))
+    film = acted('wait*3', (x, y, 0.0), name='gen:2')
+    self.assertIn(' and an orange tile floor', captions.caption(film))
+
   def test_the_way_from_one_room_to_another_is_told(self):
     # Through the door between rooms 0 and 1.
     film = acted('forward*14', (192.0, 192.0, 90.0))

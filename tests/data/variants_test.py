@@ -7,8 +7,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from worldsim_jax.data import captions
 from worldsim_jax.data import camera
+from worldsim_jax.data import captions
 from worldsim_jax.data import episodes
 from worldsim_jax.data import generator
 from worldsim_jax.data import maps
