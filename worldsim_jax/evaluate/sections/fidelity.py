@@ -61,29 +61,38 @@ def _measure(trial, what, horizons, metrics, section):
     except UserError as e:
       section.notes.append(f'baseline {name} on {what}: {e}')
   for metric, unit, distance in metrics:
-    chosen = np.array(horizons) - 1
+    # The cheap one is worth a curve over all frames.
+    shown = np.arange(films.horizon) if metric == 'psnr' else _powers(films)
+    equal = distance(films.future[:1, :1], films.future[:1, :1])[0]
     curves = {}
     for name, rgb in players.items():
-      all_frames = metric in ('psnr', 'ssim')  # Cheap enough for every frame.
-      frames = slice(None) if all_frames else chosen
-      values = distance(rgb[:, frames], films.future[:, frames])
-      at = chosen if all_frames else np.arange(len(chosen))
+      values = distance(rgb[:, shown], films.future[:, shown])
       prefix = '' if name == trial.name else f'{name}_'
-      # Equal frames: the best that there is.
-      real = distance(films.future[:1, :1], films.future[:1, :1])[0]
       section.figures += [
-          figures.mean(f'{prefix}{metric}_{h}', values[:, i], films.maps,
-                       real=real, unit=unit)
-          for h, i in zip(horizons, at)
+          figures.mean(
+              f'{prefix}{metric}_{h}',
+              values[:, np.searchsorted(shown, h - 1)],
+              films.maps,
+              real=equal,
+              unit=unit,
+          )
+          for h in horizons
       ]
-      x = np.arange(1, films.horizon + 1)[frames]
-      curves[name] = figures.curve(x, values, films.maps)
-    section.plots.append(dict(
-        title=f'{metric.upper()} on {what}', series=curves,
-        x_label='frame after the last given one',
-        y_label=f'{metric.upper()}{f" ({unit})" if unit else ""}',
-        log_x=films.horizon > 64,
-    ))
+      curves[name] = figures.curve(shown + 1, values, films.maps)
+    section.plots.append(
+        dict(
+            title=f'{metric.upper()} on {what}',
+            series=curves,
+            x_label='frame after the last given one',
+            y_label=f'{metric.upper()}{f" ({unit})" if unit else ""}',
+            log_x=films.horizon > 64,
+        )
+    )
+
+
+def _powers(films):
+  """Indices of the frames 1, 2, 4, ... of the future."""
+  return 2 ** np.arange(films.horizon.bit_length()) - 1
 
 
 def _metrics(section):
