@@ -72,9 +72,9 @@ class SessionTest(absltest.TestCase):
     self.assertGreater(np.mean(np.asarray(one[:, 0]) != two[:, 0]), 0.01)
 
   def test_a_past_that_the_cache_has_no_room_for_names_the_keys(self):
-    past = np.zeros((1, 7, 24, 32, 3), np.uint8)  # window 4 + sink 1 and 2 more
-    with self.assertRaisesRegex(ValueError, 'config.student.window and sink'):
-      self.world.continue_videos(past, np.zeros((1, 9, 3)))
+    past = np.zeros((1, 5, 24, 32, 3), np.uint8)  # The window is 4.
+    with self.assertRaisesRegex(ValueError, 'at most 4 .*config.student.window'):
+      self.world.continue_videos(past, np.zeros((1, 7, 3)))
 
   def test_seed_and_actions_determine_every_bit(self):
     np.testing.assert_array_equal(self.film(seed=4), self.film(seed=4))

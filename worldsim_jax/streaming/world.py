@@ -282,13 +282,13 @@ class World:
   def _check_context(self, pixel_frames: int):
     student, stride = self.config.student, self.vae.time_stride
     latent_frames, rest = divmod(pixel_frames + stride - 1, stride)
-    room = student.window + student.sink
+    room = student.window
     if rest or latent_frames % student.chunk or latent_frames > room:
       raise ValueError(
           f'a stream cannot go on from {pixel_frames} frames: they must be '
           f'whole chunks of {student.chunk} latent frames '
           f'(config.student.chunk), at most {room} of them '
-          '(config.student.window and sink).')
+          '(config.student.window).')
 
   @functools.cached_property
   def sampling(self) -> rollout.Sampling:

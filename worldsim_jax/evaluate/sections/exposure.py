@@ -17,7 +17,6 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import clips as clips_lib
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import image_metrics
-from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate.trial import Trial
 
 HORIZONS = (1, 4, 16)
@@ -41,8 +40,7 @@ def measure(trial: Trial) -> figures.Section:
   rows, curves = [], {}
   for context in contexts:
     shown = pixel_frames(trial.world, context)
-    film = replay.student_continuation(
-        trial.world, _given(clips, longest, shown))
+    film = trial.subject(_given(clips, longest, shown)).rgb
     psnr = image_metrics.psnr(film, clips.future)
     row = [
         figures.mean(f'psnr_{h}_after_{shown}_true_frames', psnr[:, h - 1],
@@ -64,9 +62,9 @@ def measure(trial: Trial) -> figures.Section:
 
 
 def lengths(world) -> list[int]:
-  """Latent frames of true context: powers of two chunks, and all there is room for."""
+  """Latent frames of true context: chunks by powers of two, and a full window."""
   student = world.config.student
-  chunk, room = student.chunk, student.window + student.sink
+  chunk, room = student.chunk, student.window
   longest = room // chunk * chunk
   doubled = [chunk * 2**k for k in range(room.bit_length())]
   least = student.context_frames if world.model.image else chunk
