@@ -19,6 +19,10 @@ An *episode* is a dict, the schema of every record, whatever it came from:
   caption  str
   recipe   str              JSON of `episodes.Recipe`, '' for users' videos
 
+With `engine.Options.geometry` it also has `sprites`, `moved`, `objects` and
+`object_names`: see `observation`. Depth, normals, flow and tracks need not be
+stored: `geometry` and `correspondence` compute them from the poses.
+
 Files, bottom up: `wad` reads levels, `generator` makes them, `maps` names them,
 `splits` divides them, `occupancy` tells where one can walk; `actions` are what
 a player commands, `engine` obeys and shows (`area` makes its pictures smaller),
@@ -27,8 +31,14 @@ them, made by `shards` (in the processes of `workers`) and told of by
 `description`; `worlds` makes record sets of maps and `film_folders` of a user's
 own `video_files`, `pipeline` makes batches of them.
 
-Only numpy is imported at the top of these files. ViZDoom, PyAV, tfds and grain
-are imported where they are used, so that an accelerator image that lacks one of
+What a level looks like, exactly: `camera` says where a point is in a picture,
+`scene` names surfaces, `raycast` (its readable half is `raycast_reference`)
+finds them, `geometry` does it for films, `correspondence` follows points, and
+`reprojection` measures whether pictures agree.
+
+Only numpy is imported at the top of these files (and numba at that of
+`raycast`, which is itself imported late). ViZDoom, PyAV, tfds and grain are
+imported where they are used, so that an accelerator image that lacks one of
 them can use the rest; see `missing`.
 """
 
