@@ -10,7 +10,7 @@ have it, at 160x120:
   rgb_numba   picture, depth, normals and ids
   everything  sprites, objects and live heights too: `engine.Options.geometry`
 
-The residual of reprojection (`worldsim_jax/data/reprojection.py`) stands beside.
+The residual of reprojection (`data/reprojection.py`) stands beside.
 What counts is the processor time of this process and of its engines, so others
 who use the machine disturb it little. The geometry does not depend on a
 config; neither do these rows.
