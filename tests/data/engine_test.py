@@ -224,6 +224,41 @@ class EngineTest(absltest.TestCase):
         rgb, _ = engine.step((0, 0, 0))
         np.testing.assert_array_equal(rgb, first)
 
+  def test_a_jump_looks_like_a_start_at_that_place(self):
+    place = (2000.0, 1000.0, 33.0)
+    with open_arena() as engine:
+      rgb, pose = engine.reset(start=place)
+      for _ in range(2):  # In full run, and then once more from standing.
+        engine.reset(start=(100.0, 100.0, 45.0))
+        for _ in range(10):
+          engine.step((60.0, 0, 3.0))
+        shown, landed = engine.jump(place)
+        np.testing.assert_array_equal(shown, rgb)
+        np.testing.assert_array_equal(landed, pose)  # At its height, too.
+        # It has stopped, and nothing of the last command is left over.
+        later, still = engine.step((0, 0, 0))
+        np.testing.assert_array_equal(later, rgb)
+        np.testing.assert_array_equal(still, pose)
+        self.assertEqual(engine.cuts, 0)
+
+  def test_a_jump_into_a_wall_is_refused(self):
+    with open_arena() as engine:
+      engine.reset()
+      with self.assertRaisesRegex(UserError, 'nobody can stand at start x=-50'):
+        engine.jump((-50.0, 0.0, 0.0))
+
+  def test_walls_stop_nobody_while_they_are_toggled(self):
+    with engine_lib.Engine('gen:1', height=12, width=16) as engine:
+      engine.reset()
+      engine.toggle_walls()
+      for action in actions.parse('forward*60'):
+        _, pose = engine.step(action)
+      self.assertGreater(pose[1], 3 * 384)
+      engine.reset()  # A new game has its walls.
+      for action in actions.parse('forward*60'):
+        _, pose = engine.step(action)
+      self.assertLess(pose[1], 3 * 384)
+
   def test_sizes_follow_the_arguments(self):
     with engine_lib.Engine('gen:1', height=120, width=160) as engine:
       rgb, pose = engine.reset()

@@ -10,11 +10,13 @@ import numpy as np
 from worldsim_jax.data import actions as actions_lib
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
+from worldsim_jax.data import maps
 from worldsim_jax.errors import UserError
 
 RENDER_AND_HASH = """
 import hashlib, sys
 from worldsim_jax.data import episodes
+from worldsim_jax.data import maps
 film = episodes.render(episodes.Recipe.from_json(sys.stdin.read()))
 digest = hashlib.sha256(film['rgb'].tobytes() + film['pose'].tobytes())
 print(digest.hexdigest())
@@ -100,6 +102,15 @@ class EpisodesTest(absltest.TestCase):
     recipe = episodes.plan('gen:5', seed=4, policy='navigate', num_frames=50)
     self.assertEqual(episodes.Recipe.from_json(recipe.to_json()), recipe)
 
+  def test_a_recipe_without_events_is_the_text_that_it_was(self):
+    recipe = episodes.Recipe('gen:5', ((0.0, 0.0, 0.0),), seed=4)
+    self.assertEqual(
+        recipe.to_json(),
+        '{"height":48,"width":64,"render_height":120,"render_width":160,'
+        '"tics_per_frame":4,"monsters":false,"map":"gen:5",'
+        '"actions":[[0.0,0.0,0.0]],"seed":4,"start":null}',
+    )
+
   def test_what_is_no_recipe_is_refused(self):
     for text in ('', '[]', '{"map": "gen:1"}', '{"actions": 3}'):
       with self.assertRaisesRegex(UserError, 'not a recipe'):
@@ -108,6 +119,54 @@ class EpisodesTest(absltest.TestCase):
   def test_the_first_action_must_be_zero(self):
     with self.assertRaisesRegex(ValueError, 'nothing led to the first frame'):
       episodes.Recipe('gen:5', ((1.0, 0.0, 0.0),))
+
+
+class ShotsTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    with engine_lib.Engine('gen:7', height=12, width=16) as engine:
+      cls.film = episodes.record(
+          engine, policy='navigate', num_frames=83, seed=2, shots=8
+      )
+    cls.cuts = np.flatnonzero(np.diff(cls.film['shot_id'])) + 1
+
+  def test_shots_are_equally_long_to_a_frame(self):
+    np.testing.assert_array_equal(np.unique(self.film['shot_id']), np.arange(8))
+    lengths = np.diff([0, *self.cuts, 83])
+    self.assertContainsSubset(lengths, (10, 11))
+
+  def test_every_shot_begins_in_another_room(self):
+    first = self.film['pose'][[0, *self.cuts], :2] // 384
+    self.assertLen(np.unique(first, axis=0), 8)
+
+  def test_a_shot_begins_where_its_cut_says_on_the_floor_and_still(self):
+    recipe = episodes.Recipe.from_json(self.film['recipe'])
+    self.assertEqual([e.frame for e in recipe.events], self.cuts.tolist())
+    maze = maps.maze_of('gen:7')
+    with engine_lib.Engine('gen:7', height=12, width=16) as engine:
+      for event in recipe.events:
+        rgb, pose = engine.reset(2, event.argument)
+        np.testing.assert_array_equal(pose, self.film['pose'][event.frame])
+        room = maze.rooms[int(pose[:2] // 384 @ (3, 1))]
+        self.assertEqual(pose[2], room.floor_height + engine_lib.EYE_HEIGHT)
+
+  def test_nothing_leads_across_a_cut(self):
+    np.testing.assert_array_equal(self.film['actions'][self.cuts], 0)
+
+  def test_the_recipe_is_the_film(self):
+    again = episodes.render(episodes.Recipe.from_json(self.film['recipe']))
+    for name, value in self.film.items():
+      np.testing.assert_array_equal(value, again[name], name)
+
+  def test_a_film_of_more_shots_than_a_maze_has_rooms_is_made(self):
+    film = episodes.render(
+        episodes.plan(
+            'gen:7', seed=1, policy='random_walk', num_frames=24, shots=12
+        )
+    )
+    self.assertEqual(film['shot_id'][-1], 11)
 
 
 if __name__ == '__main__':

@@ -114,6 +114,36 @@ class WorldsTest(absltest.TestCase):
     again = episodes.render(episodes.Recipe.from_json(film['recipe']))
     np.testing.assert_array_equal(film['rgb'], again['rgb'])
 
+  def test_worlds_that_were_recorded_before_keep_their_keys(self):
+    self.assertEqual(
+        worlds.World(
+            train_maps=splits.generated_maps('train', 2),
+            test_maps=splits.generated_maps('test', 1),
+        ).key,
+        'world-84bd2a35fe26',
+    )
+    keys = {
+        small_world(**changes).key
+        for changes in ({}, dict(shots=2), dict(shot_captions=True))
+    }
+    self.assertLen(keys, 3)
+
+  def test_films_of_shots_have_captions_for_each(self):
+    world = small_world(shots=5, shot_captions=True)
+    source = records.Source(self.build(world), 'train')
+    for number in range(len(source)):
+      film = source[number]
+      lines = film['shot_captions'].split('\n')
+      self.assertLen(lines, 5)
+      np.testing.assert_array_equal(film['shot_id'], np.repeat(range(5), 2))
+      self.assertEqual(film['caption'], '. '.join(lines))
+
+  def test_films_without_them_have_the_fields_that_they_had(self):
+    source = records.Source(self.build(small_world()), 'test')
+    self.assertCountEqual(
+        source[0], ['rgb', 'actions', 'pose', 'shot_id', 'caption', 'recipe']
+    )
+
   def test_a_test_map_cannot_be_trained_on(self):
     with self.assertRaisesRegex(UserError, 'MAP30 is a map of the test split'):
       small_world(train_maps=('MAP01', 'MAP30'))
@@ -154,6 +184,8 @@ class ConfigTest(parameterized.TestCase):
           'data.generated_train_maps: the train',
       ),
       (dict(num_frames=1), 'config.data.num_frames=1 must be at least 2'),
+      (dict(shots=0), 'config.data.shots=0 must be at least 1'),
+      (dict(shots=21), 'config.data.num_frames=40 must be at least 42, for'),
       (dict(train_episodes=0), 'config.data.train_episodes=0 must be at least'),
       (dict(tics_per_frame=0), 'config.data.tics_per_frame=0 must be at least'),
       (dict(height=0), 'config.data.height=0 must be at least 1'),

@@ -151,6 +151,14 @@ class KernelTest(parameterized.TestCase):
     self.assertLess(abs(np.mean(grouped)), 4 * error)
     self.assertGreater(np.mean(naive), 8 * error)
 
+  def test_the_same_films_have_a_kvd_of_zero_where_groups_say_so(self):
+    x = normal(8, 30)
+    # fp64 sums of kernels of order 10.
+    self.assertAlmostEqual(
+        frechet.kvd(x, x, (range(8), range(8))), 0, places=12
+    )
+    self.assertLess(frechet.kvd(x, x), -0.1)  # Of unrelated sets: too alike.
+
   @parameterized.parameters(frechet.fvd, frechet.kvd)
   def test_neither_order_nor_roles_matter(self, metric):
     x, y = normal(12, 20), normal(9, 20, seed=1, mean=0.2)

@@ -1,10 +1,10 @@
 """I3D against DeepMind's published module and against PyTorch.
 
-DeepMind's own check, its film of a cricketer of 48 MB, cannot be had offline and
-is not here. Read from the GIF of it, which has 256 colours, 79 frames give
-"playing cricket" with probability 0.989 and logits of norm 83.24 (0.99999 and
-87.11 of the film itself, as published in github.com/google-deepmind/kinetics-i3d,
-out/imagenet_rgb.txt).
+DeepMind's own check, its film of a cricketer of 48 MB, cannot be had offline
+and is not here. Tried once, 79 frames of the GIF of it, which has 256 colours,
+gave "playing cricket" with probability 0.989 and logits of norm 83.24 (0.99999
+and 87.11 of the film itself, as github.com/google-deepmind/kinetics-i3d has
+them in out/imagenet_rgb.txt).
 """
 
 import pathlib
@@ -23,7 +23,8 @@ from worldsim_jax.evaluate import packaged_weights
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'i3d.npz'
 # Of 15 black frames, the first and last three logits that TensorFlow printed of
-# tfhub.dev/deepmind/i3d-kinetics-400/1 (github.com/zhanganny/cal_FVD, my_suc.py).
+# tfhub.dev/deepmind/i3d-kinetics-400/1, in github.com/zhanganny/cal_FVD,
+# my_suc.py.
 BLACK = [0.7422105, 2.829727, 0.39993525, -0.38092658, 0.65539014, -1.4021297]
 
 

@@ -88,6 +88,25 @@ class DistanceTest(parameterized.TestCase):
     self.assertGreater(self.distance(x, y, network)[0], 0.01)
 
 
+class ConvolutionTest(parameterized.TestCase):
+
+  @parameterized.parameters((2, 3, 1), (1, 1, 1), (2, 4, 0), (2, 2, 2))
+  def test_small_pictures_are_convolved_as_large_ones_are(
+      self, height, width, padding
+  ):
+    size = 3 if padding else 2
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, height, width, 4)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 4, 5)).astype(np.float32)
+    # The same picture with a margin of zeros, and the middle of what follows.
+    margin = [(0, 0), (4, 4), (4, 4), (0, 0)]
+    expected = lpips._convolution(np.pad(x, margin), kernel, 1, padding)
+    found = lpips._convolution(x, kernel, 1, padding)
+    expected = expected[:, 4 : 4 + found.shape[1], 4 : 4 + found.shape[2]]
+    # 36 products of order 1 in another order.
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 class InputTest(parameterized.TestCase):
 
   @parameterized.parameters(

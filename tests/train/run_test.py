@@ -123,7 +123,11 @@ class FingerprintTest(absltest.TestCase):
     config.teacher.offload = ('opt_state',)
     config.data.dir = '/elsewhere'
     del config.vae.kind  # There was one only, once.
+    del config.data.shots, config.data.shot_captions, config.data.monsters
     self.assertEqual(print_of(config), before)
+    config.data.shots = 2
+    self.assertNotEqual(print_of(config), before)
+    config.data.shots = 1
     config.model.ffn_dim *= 2
     self.assertNotEqual(print_of(config), before)
 

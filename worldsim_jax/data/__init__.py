@@ -19,14 +19,23 @@ An *episode* is a dict, the schema of every record, whatever it came from:
   caption  str
   recipe   str              JSON of `episodes.Recipe`, '' for users' videos
 
-With `engine.Options.geometry` it also has `sprites`, `moved`, `objects` and
-`object_names`: see `observation`. Depth, normals, flow and tracks need not be
-stored: `geometry` and `correspondence` compute them from the poses.
+and, where it was asked for,
 
-Files, bottom up: `wad` reads levels, `generator` makes them, `maps` names them,
-`splits` divides them, `occupancy` tells where one can walk; `actions` are what
-a player commands, `engine` obeys and shows (`area` makes its pictures smaller),
-`navigator` plays, `episodes` films; `shots` finds their cuts, `records` stores
+  shot_captions  str        a line for each shot, told from exact state
+  violation_id   int32 [T]  grows by one in a frame that shows the impossible
+  sprites ...               what `observation` lists
+
+Depth, normals, flow and tracks need not be stored: `geometry` and
+`correspondence` compute them from the poses.
+
+Files, bottom up: `wad` reads levels, `generator` makes them and `variants`
+changes them, `maps` names them, `splits` divides them, `occupancy` tells where
+one can walk and `sight` what one can see; `actions` are what a player commands,
+`engine` obeys and shows (`area` makes its pictures smaller), `steering` leads,
+`navigator` and `revisiting` play, `episodes` films, with the `events` that no
+action brings about; of films, `captions` tells what they show, `revisits` where
+they come back, `counterfactuals` what else might have been, and `impossible`
+makes those that cannot be; `shots` finds their cuts, `records` stores
 them, made by `shards` (in the processes of `workers`) and told of by
 `description`; `worlds` makes record sets of maps and `film_folders` of a user's
 own `video_files`, `pipeline` makes batches of them.

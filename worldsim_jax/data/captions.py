@@ -58,8 +58,10 @@ class Attributes:
   objects: dict[str, int] | None = None  # how many of which were in view
 
 
-def attributes(episode: dict, start: int = 0, stop: int | None = None):
-  """`Attributes` of the frames from start to stop, which have one shot."""
+def attributes(
+    episode: dict, start: int = 0, stop: int | None = None
+) -> Attributes:
+  """Of the frames from start to stop, which are of one shot."""
   recipe = episodes.Recipe.from_json(episode['recipe'])
   pose = episode['pose'][start:stop]
   verbs = motions(pose, recipe.tics_per_frame / 35)
@@ -193,4 +195,5 @@ def _phases(verbs, least):
 
 
 def _described(room):
-  return f'a room with {room.wall} walls and a {room.floor} floor'
+  article = 'an' if room.floor[0] in 'aeiou' else 'a'
+  return f'a room with {room.wall} walls and {article} {room.floor} floor'

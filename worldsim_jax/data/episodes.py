@@ -40,7 +40,7 @@ class Recipe(engine_lib.Options):
 
   def to_json(self) -> str:
     fields = dataclasses.asdict(self)
-    # Recipes that are stored without these are to stay the same text.
+    # Recipes that are stored are to stay the same text.
     if not self.geometry:
       del fields['geometry']
     del fields['events']
@@ -173,10 +173,10 @@ def _film(engine, recipe, command, num_frames):
       caption=maps.load(recipe.map).caption,
       recipe=recipe.with_actions(actions).to_json(),
   )
-  if engine.options.geometry:
-    film |= observation.fields(seen, ends, engine.map.level)
   if any(event.kind in events_lib.VIOLATIONS for event in recipe.events):
     film['violation_id'] = count(events_lib.VIOLATIONS)
+  if engine.options.geometry:
+    film |= observation.fields(seen, ends, engine.map.level)
   return film
 
 
@@ -187,25 +187,19 @@ def _spliced(recipe, shown):
       name: render(dataclasses.replace(recipe, map=name, events=stay))
       for _, name in shown
   }
-  ends = [first for first, _ in shown[1:]] + [len(recipe.actions)]
-  parts = [
-      (films[name], slice(*cut))
-      for cut, (_, name) in zip(zip([0, *ends], ends), shown)
-  ]
-  joined = {
-      field: np.concatenate([film[field][part] for film, part in parts])
-      for field in ('rgb', 'pose', 'sprites')
-      if field in films[recipe.map]
-  }
-  joined |= observation.joined(parts)
-  violations = events_lib.count(
-      recipe.events, events_lib.VIOLATIONS, len(recipe.actions)
+  num_frames = len(recipe.actions)
+  ends = [first for first, _ in shown[1:]] + [num_frames]
+  parts = [(films[name], first, end) for (first, name), end in zip(shown, ends)]
+  film = dict(films[recipe.map])
+  for field in {'rgb', 'pose', 'sprites'} & film.keys():
+    film[field] = np.concatenate([f[field][a:b] for f, a, b in parts])
+  if recipe.geometry:
+    film |= observation.spliced(parts)
+  film['violation_id'] = events_lib.count(
+      recipe.events, events_lib.VIOLATIONS, num_frames
   )
-  return (
-      films[recipe.map]
-      | joined
-      | dict(violation_id=violations, recipe=recipe.to_json())
-  )
+  film['recipe'] = recipe.to_json()
+  return film
 
 
 def _as_tuples(actions):

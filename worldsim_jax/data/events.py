@@ -1,4 +1,4 @@
-"""What happens in a film that no action brings about: cuts, and impossibilities.
+"""What happens in a film that no action brings about: cuts, and the impossible.
 
   kind      argument     from its frame on
   cut       x, y, yaw    another shot: the player stands elsewhere

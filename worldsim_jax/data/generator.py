@@ -4,8 +4,8 @@ A maze is a grid of square rooms. A random spanning tree of doorways makes every
 room reachable; some extra doorways make loops, so that places can be revisited
 by another way. What the engine renders, what the navigator plans on and what
 the caption says are all read off the same `Maze`. The level is written as UDMF
-text, for which the engine builds its own BSP nodes. Mazes with other textures or
-fewer things, but the same rooms, are made by `variants`.
+text, for which the engine builds its own BSP nodes. `variants` makes mazes of
+the same rooms with other textures, or without some object.
 """
 
 import collections

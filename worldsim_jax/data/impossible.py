@@ -180,7 +180,7 @@ def _candidates(kind, film, recipe, away, seed):
 
 
 def _ranked(seen_TK, away):
-  """The columns that are true longest, and again after `away` frames, if any."""
+  """Columns that are true longest, and again after more than `away` frames."""
   order = np.argsort(-seen_TK.sum(0), kind='stable')
   gaps = [np.diff(np.flatnonzero(seen_TK[:, k])).max(initial=0) for k in order]
   return [

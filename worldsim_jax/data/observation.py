@@ -112,23 +112,19 @@ def fields(seen: list[Seen], games, level) -> dict:
   )
 
 
-def joined(parts) -> dict:
-  """Rows of `objects` and their names, of a film cut from several.
-
-  Args:
-    parts: (episode, frames as a slice) in order; of one player on variants of
-      one map, in which an object keeps its id.
-  """
-  if 'objects' not in parts[0][0]:
-    return {}
-  rows, names = [], {}
-  for episode, frames in parts:
-    frame = episode['objects'][:, 0]
-    rows.append(
-        episode['objects'][(frame >= frames.start) & (frame < frames.stop)]
-    )
-    names |= json.loads(episode['object_names'])
-  return dict(objects=np.concatenate(rows), object_names=json.dumps(names))
+def spliced(parts: list[tuple[dict, int, int]]) -> dict:
+  """The tables of a film of parts: episode, first frame, and the one after."""
+  tables = {}
+  for field in ('moved', 'objects'):
+    cut = [
+        film[field][(film[field][:, 0] >= a) & (film[field][:, 0] < b)]
+        for film, a, b in parts
+    ]
+    tables[field] = np.concatenate(cut)
+  names = {}
+  for film, _, _ in parts:
+    names |= json.loads(film['object_names'])
+  return tables | dict(object_names=json.dumps(names))
 
 
 def object_tracks(episode: dict) -> ObjectTracks:

@@ -58,8 +58,8 @@ class Tour:
 
   A stop is always at the same spot and begins with the same view, which is held
   for a moment and, after one turn on the spot, held again. So it is seen again
-  after 5 seconds, after a round (20 seconds or more), and, since it goes another
-  round elsewhere after every two, after about a minute.
+  after 5 seconds, after a round (20 seconds or more), and, since every third
+  round is elsewhere, after about a minute.
   """
 
   speed, max_turn, look_ahead = 24.0, 12.0, 48.0  # as a navigator's

@@ -112,6 +112,9 @@ def _small(a):
 def kvd(real, generated, groups: Groups | None = None) -> float:
   """Eq. (3) of logits [N, 400] and [M, 400], over pairs of different groups.
 
+  A set and itself, in the same groups, are at zero; without groups they
+  count as unrelated and are below it.
+
   Raises:
     UserError: if either has fewer than two films.
   """

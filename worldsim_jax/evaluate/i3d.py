@@ -51,8 +51,9 @@ def logits(films, batch_size: int = 2) -> np.ndarray:
   """What the classifier says of each film.
 
   The numbers of one film do not depend on the others: batches are filled up and
-  always compiled for `batch_size` films. A batch of 16 frames needs 0.3 GB per
-  film; larger batches are not faster on CPUs.
+  always compiled for `batch_size` films. 16 frames take about a second of a CPU
+  core and 0.1 GB; larger batches are not faster there. The logits of real films
+  can be kept for the next comparison.
 
   Args:
     films: uint8 [N, T, H, W, 3], T >= 9; 16 in most papers.

@@ -16,9 +16,15 @@ from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import films as film_files
 from worldsim_jax.evaluate import report
 from worldsim_jax.evaluate.figures import Section
+from worldsim_jax.evaluate.sections import attributes
+from worldsim_jax.evaluate.sections import drift
 from worldsim_jax.evaluate.sections import exposure
 from worldsim_jax.evaluate.sections import fidelity
 from worldsim_jax.evaluate.sections import following
+from worldsim_jax.evaluate.sections import memory
+from worldsim_jax.evaluate.sections import motion
+from worldsim_jax.evaluate.sections import physics
+from worldsim_jax.evaluate.sections import shape
 from worldsim_jax.evaluate.sections import speed
 from worldsim_jax.evaluate.trial import Trial
 
@@ -26,6 +32,12 @@ from worldsim_jax.evaluate.trial import Trial
 SECTIONS: Mapping[str, Callable[[Trial], Section]] = {
     'fidelity': fidelity.measure,
     'following': following.measure,
+    'motion': motion.measure,
+    'drift': drift.measure,
+    'memory': memory.measure,
+    'shape': shape.measure,
+    'physics': physics.measure,
+    'attributes': attributes.measure,
     'exposure': exposure.measure,
     'speed': speed.measure,
 }

@@ -6,6 +6,8 @@ made of the true future and need no training at all.
 
 import time
 
+import numpy as np
+
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import subjects
@@ -24,6 +26,7 @@ from worldsim_jax.train import run
 from worldsim_jax.train import validation
 
 FOLDER = 'evaluation'  # of the results, in the workdir; a folder per subject
+BATCHES = (4, 16)  # clips
 STUDENT, TEACHER = 'student', 'teacher'
 
 
@@ -94,11 +97,10 @@ def _of_model(config, workdir):
   _must_match(config, world)
 
   def play(clips):
-    return Played(replay.student_continuation(
-        world, clips, seed=config.evaluate.seed))
+    return replay.student_continuation(world, clips, seed=config.evaluate.seed)
 
   return lambda frames_dir: Trial(
-      config, name, play, frames_dir, world.context_frames,
+      config, name, _in_batches(play), frames_dir, world.context_frames,
       world.frames_per_step, world)
 
 
@@ -114,11 +116,28 @@ def _of_teacher(config, workdir):
   world = World(config, {}, world.vae_variables, world.starts)
 
   def play(clips):
-    return Played(replay.teacher_continuation(
-        world, params, clips, seed=config.evaluate.seed))
+    return replay.teacher_continuation(
+        world, params, clips, seed=config.evaluate.seed)
 
   return lambda frames_dir: Trial(
-      config, TEACHER, play, frames_dir, _given(config), _step(config))
+      config, TEACHER, _in_batches(play), frames_dir, _given(config), _step(config))
+
+
+def _in_batches(play):
+  """The subject of a player of clips: it sees BATCHES sizes of them only.
+
+  So two programs serve all sections, and memory does not grow with the clips.
+  """
+
+  def played(clips):
+    size = next((b for b in BATCHES if b >= len(clips)), BATCHES[-1])
+    films = []
+    for first in range(0, len(clips), size):
+      numbers = np.arange(first, first + size)
+      films.append(play(clips.take(np.minimum(numbers, len(clips) - 1))))
+    return Played(np.concatenate(films)[:len(clips)])
+
+  return played
 
 
 def _causal(config):

@@ -6,20 +6,20 @@ which floor each generated frame shows. Its accuracy on the true frames is the
 ceiling, the commonest class the floor.
 """
 
+import json
+
 import numpy as np
 
 from worldsim_jax.data import captions
-from worldsim_jax.data import engine as engine_lib
-from worldsim_jax.data import episodes
 from worldsim_jax.data import maps as maps_lib
-from worldsim_jax.data import splits
+from worldsim_jax.data import records
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import attributes
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
 
-TRAIN_MAPS, TRAIN_FRAMES = 48, 32
+MOST_FILMS, FRAMES_PER_FILM = 400, 4
 # As far as two rooms may be in one picture: a class per frame is that of the
 # room the player is in.
 NAMES = ('wall', 'floor')
@@ -38,7 +38,7 @@ def measure(trial: Trial) -> figures.Section:
                     '(config.data.generated_test_maps)')
   clips = trial.clips.take(known)
   film = trial.played(trials.CLIPS).rgb[known]
-  classifier = _fit(trial)
+  classifier, count = _fit(trial)
   labels = [
       labels_of(name, pose[clips.given:])
       for name, pose in zip(clips.maps, clips.pose)]
@@ -53,8 +53,8 @@ def measure(trial: Trial) -> figures.Section:
             [np.mean(of_clip[name] == common) for of_clip in labels],
             clips.maps)]
   section.notes.append(
-      f'Ridge classifier on colours and gradients, fitted on '
-      f'{TRAIN_MAPS * TRAIN_FRAMES} true frames of {TRAIN_MAPS} training maps.')
+      f'Ridge classifier on colours and gradients, fitted on {count} true '
+      'frames of training maps.')
   return section
 
 
@@ -76,19 +76,23 @@ def _right(classifier, films, labels):
 
 
 def _fit(trial):
-  """On frames of new films of training maps."""
-  data = trial.config.data
-  options = engine_lib.Options(
-      height=data.height, width=data.width, tics_per_frame=data.tics_per_frame)
-  x, labels = [], {name: [] for name in NAMES}
-  for name in splits.generated_maps('train', TRAIN_MAPS):
-    with engine_lib.Engine(name, **options.engine_options) as engine:
-      # Neighbouring frames are alike: a film of which some are taken.
-      film = episodes.record(engine, policy='navigate',
-                             num_frames=4 * TRAIN_FRAMES, seed=0)
-    x.append(attributes.features(film['rgb'][::4]))
-    for key, values in labels_of(name, film['pose'][::4]).items():
-      labels[key].append(values)
-  return attributes.fit(
-      np.concatenate(x),
+  """On true frames spread over the training films."""
+  source = records.Source(trial.frames_dir, 'train')
+  chosen = np.unique(np.linspace(0, len(source) - 1, MOST_FILMS).astype(int))
+  frames, labels = [], {name: [] for name in NAMES}
+  for number in map(int, chosen):
+    film = source[number]
+    name = json.loads(film.get('recipe') or '{}').get('map', '')
+    if name.startswith(maps_lib.GENERATED):
+      some = slice(None, None, max(1, len(film['rgb']) // FRAMES_PER_FILM))
+      frames.append(film['rgb'][some])
+      for key, values in labels_of(name, film['pose'][some]).items():
+        labels[key].append(values)
+  if any(len(set(np.concatenate(labels[name] or [[]]))) < 2 for name in NAMES):
+    raise UserError('walls and floors are learned from training films, which '
+                    'must show two of each (config.data.generated_train_maps)')
+  frames = np.concatenate(frames)
+  classifier = attributes.fit(
+      attributes.features(frames),
       {name: np.concatenate(values) for name, values in labels.items()})
+  return classifier, len(frames)

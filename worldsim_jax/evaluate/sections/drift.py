@@ -15,11 +15,12 @@ from worldsim_jax.evaluate import drift
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import frechet
 from worldsim_jax.evaluate import i3d
+from worldsim_jax.evaluate import packaged_weights
 from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
 
 WINDOW = 16  # frames, what FVD is defined on
-PARTS = ('early', 'late')  # thirds of a walk
+WINDOWS = 4  # early and late, of each walk; a second of a core each
 
 
 def measure(trial: Trial) -> figures.Section:
@@ -56,31 +57,37 @@ def _statistics(trial, section):
 
 def _distributions(trial, section):
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
-  true = _features(walks.future)  # Names what is missing before it takes long.
-  ours = _features(film) if film is not walks.future else true
-  n = len(walks)
-  even, odd = np.arange(n) % 2 == 0, np.arange(n) % 2 == 1
-  for number, part in enumerate(PARTS):
-    # The reference are other walks than those that are compared with it, so
-    # that the true film's own distance is a fair floor.
-    reference = true[odd].reshape(-1, true.shape[-1])
-    compared, floor = (
-        _part(x[even], number).reshape(-1, x.shape[-1]) for x in (ours, true))
-    for name, distance in (('fvd', frechet.fvd), ('kvd', frechet.kvd)):
-      value = distance(compared, reference)
+  packaged_weights.find(packaged_weights.I3D)
+  true = [i3d.logits(part) for part in _parts(walks.future)]
+  ours = true if film is walks.future else [
+      i3d.logits(part) for part in _parts(film)]
+  # All true windows are the reference: a walk's views differ with time.
+  real = np.concatenate(true)
+  label = np.tile(np.repeat(np.arange(len(walks)), WINDOWS), 2)
+  for name, distance in (('fvd', frechet.fvd), ('kvd', frechet.kvd)):
+    for part, made in zip(('early', 'late'), ours):
+      groups = label, label[:len(made)]
+      found = frechet.matched(distance, real, made, groups)
+      error = frechet.standard_error(distance, real, made, groups)
       section.figures.append(figures.Figure(
-          f'{name}_{part}', *_interval(distance, compared, reference, value),
-          len(compared), float(distance(floor, reference))))
+          f'{name}_{part}', found.value, found.value - 1.96 * error,
+          found.value + 1.96 * error, found.size, found.floor))
   section.notes.append(
-      f'FVD and KVD: {i3d.WEIGHTS}; windows of {WINDOW} frames, '
-      f'{len(compared)} against {len(reference)} true ones of other walks. '
-      'With fewer windows than the 400 features FVD is far too large; only '
-      'values of equal numbers can be compared, best with the true future\'s '
-      'own, beside it.')
+      f'FVD and KVD: {packaged_weights.I3D}; {WINDOWS} windows of {WINDOW} '
+      'frames at the beginning and at the end of each walk, means over random '
+      'halves of the walks, of which one is the reference. The column of the '
+      'true future is the floor, of true windows of the other half; intervals '
+      f'are of a jackknife. {frechet.caution(found.size, found.size)}')
 
 
-def _features(films):
-  """I3D logits of successive windows, [n, windows, 400]."""
+def _parts(films):
+  """The first and the last windows, each [n * WINDOWS, WINDOW, H, W, 3]."""
   windows = np.stack([frechet.windows(film, WINDOW, WINDOW) for film in films])
-  logits = i3d.logits(windows.reshape(-1, *windows.shape[2:]))
-  return logits.reshape(*windows.shape[:2], -1)
+  if windows.shape[1] < 2 * WINDOWS:
+    raise UserError(
+        f'a walk of {films.shape[1]} frames has no {2 * WINDOWS} windows of '
+        f'{WINDOW} (config.evaluate.walk_frames)')
+  shape = -1, *windows.shape[2:]
+  return (windows[:, :WINDOWS].reshape(shape),
+          windows[:, -WINDOWS:].reshape(shape))
+

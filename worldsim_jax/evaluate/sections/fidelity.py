@@ -14,6 +14,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.evaluate import lpips
+from worldsim_jax.evaluate import packaged_weights
 from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate import true_depth_warp
@@ -52,7 +53,7 @@ def _measure(trial, what, horizons, metrics, section):
   players = {trial.name: trial.played(what).rgb}
   for name, make in (
       ('copy', lambda: subjects.copy(films).rgb),
-      ('warp', lambda: true_depth_warp.continuation(films)),
+      ('warp', lambda: _warped(films)),
       ('vae', lambda: _reconstruction(trial, films)),
   ):
     try:
@@ -60,40 +61,58 @@ def _measure(trial, what, horizons, metrics, section):
     except UserError as e:
       section.notes.append(f'baseline {name} on {what}: {e}')
   for metric, unit, distance in metrics:
-    chosen = np.array(horizons) - 1
+    # The cheap one is worth a curve over all frames.
+    shown = np.arange(films.horizon) if metric == 'psnr' else _powers(films)
+    equal = distance(films.future[:1, :1], films.future[:1, :1])[0]
     curves = {}
     for name, rgb in players.items():
-      all_frames = metric in ('psnr', 'ssim')  # Cheap enough for every frame.
-      frames = slice(None) if all_frames else chosen
-      values = distance(rgb[:, frames], films.future[:, frames])
-      at = chosen if all_frames else np.arange(len(chosen))
+      values = distance(rgb[:, shown], films.future[:, shown])
       prefix = '' if name == trial.name else f'{name}_'
-      real = distance(films.future[:1, :1], films.future[:1, :1])[0]
       section.figures += [
-          figures.mean(f'{prefix}{metric}_{h}', values[:, i], films.maps,
-                       real=real, unit=unit)
-          for h, i in zip(horizons, at)
+          figures.mean(
+              f'{prefix}{metric}_{h}',
+              values[:, np.searchsorted(shown, h - 1)],
+              films.maps,
+              real=equal,
+              unit=unit,
+          )
+          for h in horizons
       ]
-      x = np.arange(1, films.horizon + 1)[frames]
-      curves[name] = figures.curve(x, values, films.maps)
-    section.plots.append(dict(
-        title=f'{metric.upper()} on {what}', series=curves,
-        x_label='frame after the last given one',
-        y_label=f'{metric.upper()}{f" ({unit})" if unit else ""}',
-        log_x=films.horizon > 64,
-    ))
+      curves[name] = figures.curve(shown + 1, values, films.maps)
+    section.plots.append(
+        dict(
+            title=f'{metric.upper()} on {what}',
+            series=curves,
+            x_label='frame after the last given one',
+            y_label=f'{metric.upper()}{f" ({unit})" if unit else ""}',
+            log_x=films.horizon > 64,
+        )
+    )
+
+
+def _powers(films):
+  """Indices of the frames 1, 2, 4, ... of the future."""
+  return 2 ** np.arange(films.horizon.bit_length()) - 1
 
 
 def _metrics(section):
   """(name, unit, (films, films) -> [n, T])."""
   metrics = [('psnr', 'dB', image_metrics.psnr), ('ssim', '', image_metrics.ssim)]
   try:
-    model = lpips.load('alex')
-    metrics.append(('lpips', '', model.distance))
-    section.notes.append(f'LPIPS: {model.weights}')
+    packaged_weights.find(packaged_weights.ALEXNET)
+    metrics.append(('lpips', '', lpips.distance))
+    section.notes.append(f'LPIPS: {packaged_weights.ALEXNET}.')
   except UserError as e:
     section.notes.append(f'LPIPS is not measured: {e}')
   return metrics
+
+
+def _warped(films):
+  return np.stack([
+      true_depth_warp.replay(
+          films.cameras[i], films.rgb[i, films.given - 1],
+          films.geometry(i).depth, films.geometry(i).motions, films.given)
+      for i in range(len(films))])
 
 
 def _reconstruction(trial, films):

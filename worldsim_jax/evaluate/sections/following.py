@@ -10,18 +10,11 @@ and likewise with a and a' exchanged; guessing is right half of the time. corr
 is the correlation of two films' pixels about each frame's mean, so that fading
 or brightening, which other sections see, does not count. Pairs whose true
 futures hardly differ tell nothing and are left out.
-
-Odometry: the camera's motion from the last given frame, whose depth is exact,
-to a generated one, found by photometric alignment (evaluate/alignment.py), is
-compared with the engine's. What the same judge says of the true frames is its
-own accuracy.
 """
 
 import numpy as np
 
-from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import figures
-from worldsim_jax.evaluate import odometry
 from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
@@ -32,16 +25,8 @@ FILM_CLIPS = 3
 
 
 def measure(trial: Trial) -> figures.Section:
+  """Discrimination of pairs of futures."""
   section = figures.Section('Action following')
-  _discrimination(trial, section)
-  try:
-    section.figures += odometry.figures_of(trial)
-  except UserError as e:
-    section.notes.append(f'odometry is not measured: {e}')
-  return section
-
-
-def _discrimination(trial, section):
   clips, other = trial.clips, trial.other
   ours, theirs = (
       trial.played(what).rgb[:, :FRAMES] for what in (trials.CLIPS, trials.OTHER)
@@ -53,18 +38,32 @@ def _discrimination(trial, section):
       (correlation(ours, mine) > correlation(ours, rival)).astype(float)
       + (correlation(theirs, rival) > correlation(theirs, mine))
   ) / 2
-  section.figures.append(figures.mean(
-      'action_discrimination', np.where(apart, right, np.nan), clips.maps,
-      real=np.ones(1)))
+  section.figures.append(
+      figures.mean(
+          'action_discrimination',
+          np.where(apart, right, np.nan),
+          clips.maps,
+          real=np.ones(1),
+      )
+  )
   section.notes.append(
-      f'Discrimination: {apart.sum()} of {len(clips)} pairs of futures of '
-      f'{mine.shape[1]} frames differ by {LEAST_DIFFERENCE} grey levels or '
-      'more; chance is 0.5.')
-  section.films['True futures under two actions, and the subject under both'] = (
-      replay.film({
-          'true': mine, trial.name: ours, 'true, other actions': rival,
-          f'{trial.name}, other actions': theirs},
-          clips.first_frames(clips.given + mine.shape[1]), FILM_CLIPS))
+      f'{apart.sum()} of {len(clips)} pairs of futures of {mine.shape[1]} '
+      f'frames differ by {LEAST_DIFFERENCE} grey levels or more; guessing is '
+      'right half of the time.'
+  )
+  section.films['True futures of two actions and the subject under both'] = (
+      replay.film(
+          {
+              'true': mine,
+              trial.name: ours,
+              'true, other actions': rival,
+              f'{trial.name}, other actions': theirs,
+          },
+          clips.first_frames(clips.given + mine.shape[1]),
+          FILM_CLIPS,
+      )
+  )
+  return section
 
 
 def correlation(x, y) -> np.ndarray:

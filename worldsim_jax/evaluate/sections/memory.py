@@ -26,6 +26,7 @@ from worldsim_jax.evaluate.trial import Trial
 # Seconds; a bin ends where the next one begins.
 GAPS = (subjects.FORGETS_AFTER, 20.0, 60.0)
 PAIRS_PER_WALK = 24
+EQUAL = 100.0  # dB of equal frames, the cap of image_metrics.psnr
 
 
 def measure(trial: Trial) -> figures.Section:
@@ -38,16 +39,16 @@ def measure(trial: Trial) -> figures.Section:
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
   found = {}
   for number in range(len(walks)):
+    geometry = walks.geometry(number)
     for gap, pairs in _pairs(trial, number).items():
       if not len(pairs):
         continue
-      measured = [
-          revisit_memory.measure(shown, walks.rgb[number, walks.given :],
-                                 walks.geometry(number).frames(walks.given),
-                                 pairs - walks.given)
-          for shown in (film[number], walks.future[number])
-      ]
-      found.setdefault(gap, []).append((walks.maps[number], *measured))
+      measured = revisit_memory.measure(
+          walks.cameras[number], film[number], walks.future[number],
+          geometry.depth[walks.given:], geometry.motions[walks.given:],
+          pairs - walks.given, trial.config.data.frames_per_second,
+          geometry.exact[walks.given:])
+      found.setdefault(gap, []).append((walks.maps[number], measured))
   if not found:
     raise UserError(
         f'no walk of {trial.config.evaluate.walk_frames} frames comes back to '
@@ -81,14 +82,13 @@ def _pairs(trial, number):
 
 
 def _figures(gap, walks):
-  """Of (map, the subject's pairs, the true film's pairs), one per walk."""
-  maps = np.concatenate([[name] * len(ours.consistency)
-                         for name, ours, _ in walks])
-  rows = []
-  for name in ('consistency', 'correctness'):
-    ours, real = (
-        np.concatenate([getattr(walk[k], name) for walk in walks])
-        for k in (1, 2))
-    rows.append(figures.mean(
-        f'revisit_{name}_{gap:g}s', ours, maps, real=real, unit='dB'))
-  return rows
+  """Of (map, measured pairs), one per walk."""
+  maps = np.concatenate([[name] * len(found.floor) for name, found in walks])
+  all_of = lambda name: np.concatenate(
+      [getattr(found, name) for _, found in walks])
+  return [
+      figures.mean(f'revisit_consistency_{gap:g}s', all_of('consistency'), maps,
+                   real=all_of('floor'), unit='dB'),
+      figures.mean(f'revisit_correctness_{gap:g}s', all_of('correctness'), maps,
+                   real=[EQUAL], unit='dB'),
+  ]

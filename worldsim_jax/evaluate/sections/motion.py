@@ -1,0 +1,115 @@
+"""Motion: where did the camera go, and where did the points go?
+
+Judged on the film alone, from the last given frame, whose depth is exact:
+
+  odometry  each new frame is aligned with that frame by the movement that
+            explains it best (evaluate/alignment.py). Frames of which too little
+            is told are left out; the share that is kept is a figure.
+  camera    the same as a path: ATE and RPE against the engine's. A subject that
+            predicts cameras is also measured on those.
+  tracks    points of that frame are searched for around the places where they
+            must be (evaluate/block_matching.py).
+
+The judges err, too: what they say of the true film stands beside every figure.
+"""
+
+import numpy as np
+
+from worldsim_jax.data import correspondence
+from worldsim_jax.evaluate import alignment
+from worldsim_jax.evaluate import block_matching
+from worldsim_jax.evaluate import camera_metrics
+from worldsim_jax.evaluate import figures
+from worldsim_jax.evaluate import track_metrics
+from worldsim_jax.evaluate import trial as trials
+from worldsim_jax.evaluate.trial import Trial
+
+MOST_CLIPS = 20  # Alignment takes tens of milliseconds a frame.
+AFTER = (1, 4, 8)  # frames: later little of that frame is left in view
+PARTS = {'forward': 'map units', 'strafe': 'map units', 'turn': 'degrees'}
+GRID = (6, 8)  # points of the last given frame
+CAMERA = {'ate': 'map units', 'rpe_translation': 'map units',
+          'rpe_rotation': 'degrees'}
+TICS = 4  # per frame, for which alignment.REACH is meant
+LEAST_FRAMES = 3  # of a path
+
+
+def measure(trial: Trial) -> figures.Section:
+  section = figures.Section('Motion: the camera and points of the scene')
+  spread = np.linspace(0, len(trial.clips) - 1, MOST_CLIPS).astype(int)
+  chosen = np.unique(spread)
+  clips, played = trial.clips.take(chosen), trial.played(trials.CLIPS)
+  film = played.rgb[chosen]
+  pace = trial.config.data.tics_per_frame / TICS
+  reach = tuple(pace * r for r in alignment.REACH)
+  ours, real = (
+      [_judge(clips, i, shown[i], reach) for i in range(len(clips))]
+      for shown in (film, clips.future))
+  for name in ours[0]:
+    part, unit = name.rsplit('|', 1)
+    values = [[row[name] for row in rows] for rows in (ours, real)]
+    # Alignment errs by little or by a lot, hence medians.
+    reduce = figures.median if '_error' in part else figures.mean
+    section.figures.append(
+        reduce(part, values[0], clips.maps, real=values[1], unit=unit))
+  if played.motions is not None:
+    rows = [_camera(predicted, clips.motions[i, clips.given:])
+            for i, predicted in enumerate(played.motions[chosen])]
+    section.figures += [
+        figures.mean(f'predicted_camera_{name}', [row[name] for row in rows],
+                     clips.maps, unit=unit) for name, unit in CAMERA.items()]
+  return section
+
+
+def _judge(clips, number, film, reach) -> dict[str, float]:
+  """All figures of one clip, by 'name|unit'; NaN where nothing is told."""
+  camera, geometry = clips.cameras[number], clips.geometry(number)
+  last = clips.given - 1
+  known = (camera, clips.rgb[number, last], geometry.depth[last])
+  film = film[:AFTER[-1]]
+  path = alignment.follow(
+      *known, film, exact=geometry.exact[last], reach=reach,
+      motion=geometry.motions[last])
+  true = geometry.motions[clips.given:clips.given + len(film)]
+  told = {}
+  moved = alignment.movements_of(true, geometry.motions[last])
+  for after in (h for h in AFTER if h <= len(film)):
+    accepted = path.accepted[after - 1]
+    error = np.abs(path.movements[after - 1] - moved[after - 1])
+    for index, (part, unit) in enumerate(PARTS.items()):
+      told[f'{part}_error_{after}|{unit}'] = (
+          error[index] if accepted else np.nan)
+    told[f'odometry_accepted_{after}|'] = float(accepted)
+  camera_rows = _camera(path.motions[path.accepted], true[path.accepted])
+  told |= {f'camera_{name}|{unit}': camera_rows[name]
+           for name, unit in CAMERA.items()}
+  return told | _tracks(clips, number, film)
+
+
+def _camera(predicted, true) -> dict[str, float]:
+  if len(true) < LEAST_FRAMES:
+    return dict.fromkeys(CAMERA, np.nan)
+  return camera_metrics.camera_metrics(predicted, true, alignment='se3')
+
+
+def _tracks(clips, number, film) -> dict[str, float]:
+  camera, geometry = clips.cameras[number], clips.geometry(number)
+  last = clips.given - 1
+  rows, columns = GRID
+  uv = np.stack(np.meshgrid(
+      (np.arange(columns) + .5) * camera.width / columns,
+      (np.arange(rows) + .5) * camera.height / rows), -1).reshape(-1, 2)
+  positions, visible = correspondence.tracks(geometry, last, uv)
+  new = slice(clips.given, clips.given + len(film))
+  positions, visible = positions[new], visible[new]
+  found = block_matching.match(
+      camera, film, positions, frame=clips.rgb[number, last], uv_frame=uv,
+      motion=geometry.motions[last], motions=geometry.motions[new],
+      depth=geometry.depth[last], normals=geometry.normals[last])
+  sure = found.distinct & visible
+  f1 = track_metrics.visibility(found.found, visible, found.judged)['f1']
+  return {
+      'track_end_point_error|px': (
+          track_metrics.end_point_error(found.uv, positions, sure)),
+      'track_visibility_f1|': f1,
+  }
