@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import benchmarks
+from benchmarks import geometry
 from benchmarks import input as host_input
 from benchmarks import pytorch
 from benchmarks import record
@@ -245,6 +246,17 @@ class RecordTest(absltest.TestCase):
         'write latents', 'read latents'])
     for row in rows:
       self.assertGreater(row['records_per_second_per_core_median'], 0)
+
+
+class GeometryTest(absltest.TestCase):
+
+  def test_a_map_has_the_rates_of_all_ways_and_a_residual(self):
+    row = geometry.measure('gen:1', frames=6, repeats=1)
+    for way in ('numba', 'numpy', 'flow', 'rgb', 'rgb_numba', 'everything'):
+      self.assertGreater(row[f'{way}_frames_per_second_per_core_median'], 0)
+    self.assertLess(row['residual_median_pixels'], 0.5)
+    for name, value in row.items():
+      self.assertIsInstance(value, PLAIN, name)
 
 
 class TorchTest(parameterized.TestCase):

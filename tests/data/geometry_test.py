@@ -16,7 +16,7 @@ from worldsim_jax.errors import UserError
 class GeometryTest(parameterized.TestCase):
 
   def test_a_wall_of_a_maze_is_where_it_was_built(self):
-    # The start is in the middle of room 0, a quarter of its size from the south.
+    # The start is in room 0: the middle of it, a quarter from the south.
     size = 384
     x, y, _ = maps.load('gen:4').level.start
     for yaw, distance in ((180, size / 2), (270, size / 4)):

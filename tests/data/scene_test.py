@@ -1,4 +1,4 @@
-"""Surfaces have ids that tell what they are, and no line is lost in the grid."""
+"""Ids tell what surfaces are, and no line is lost in the grid."""
 
 from absl.testing import absltest
 from absl.testing import parameterized

@@ -29,6 +29,28 @@ class WadTest(absltest.TestCase):
     self.assertLess(max(level.front.max(), level.back.max()), len(level.floor))
     self.assertTrue(np.all(level.ceiling >= level.floor))
 
+  def test_names_of_textures_are_those_of_the_file(self):
+    path = maps.freedoom('freedoom2.wad')
+    lumps = {name for name, _, _ in wad.read_directory(path)}
+    level = maps.load('MAP01').level
+    self.assertContainsSubset(set(level.flats.ravel().tolist()), lumps)
+    self.assertEqual(level.flats.shape, (len(level.floor), 2))
+    self.assertEqual(level.textures.shape, (len(level.segments), 2, 3))
+    # Every wall without an opening has something on its front.
+    solid = level.back < 0
+    self.assertFalse((level.textures[solid, 0, 1] == wad.NO_TEXTURE).any())
+    self.assertTrue((level.textures[solid, 1] == wad.NO_TEXTURE).all())
+
+  def test_only_openings_are_seen_through(self):
+    level = maps.load('MAP15').level
+    self.assertGreater(level.see_through.sum(), 0)
+    self.assertTrue((level.back[level.see_through] >= 0).all())
+    self.assertFalse(maps.load('gen:1').level.see_through.any())
+
+  def test_doors_and_lifts_make_a_level_that_can_move(self):
+    self.assertTrue(maps.load('MAP01').level.can_move)
+    self.assertFalse(maps.load('gen:1').level.can_move)
+
   def test_a_missing_map_is_named_beside_those_that_exist(self):
     with self.assertRaisesRegex(UserError, "no map 'MAP77'.*MAP01.*MAP32"):
       wad.load_level(maps.freedoom('freedoom2.wad'), 'MAP77')

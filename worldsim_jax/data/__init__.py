@@ -25,6 +25,9 @@ and, where it was asked for,
   violation_id   int32 [T]  grows by one in a frame that shows the impossible
   sprites ...               what `observation` lists
 
+Depth, normals, flow and tracks need not be stored: `geometry` and
+`correspondence` compute them from the poses.
+
 Files, bottom up: `wad` reads levels, `generator` makes them and `variants`
 changes them, `maps` names them, `splits` divides them, `occupancy` tells where
 one can walk and `sight` what one can see; `actions` are what a player commands,
@@ -37,8 +40,14 @@ them, made by `shards` (in the processes of `workers`) and told of by
 `description`; `worlds` makes record sets of maps and `film_folders` of a user's
 own `video_files`, `pipeline` makes batches of them.
 
-Only numpy is imported at the top of these files. ViZDoom, PyAV, tfds and grain
-are imported where they are used, so that an accelerator image that lacks one of
+What a level looks like, exactly: `camera` says where a point is in a picture,
+`scene` names surfaces, `raycast` (its readable half is `raycast_reference`)
+finds them, `geometry` does it for films, `correspondence` follows points, and
+`reprojection` measures whether pictures agree.
+
+Only numpy is imported at the top of these files (and numba at that of
+`raycast`, which is itself imported late). ViZDoom, PyAV, tfds and grain are
+imported where they are used, so that an accelerator image that lacks one of
 them can use the rest; see `missing`.
 """
 

@@ -2,9 +2,9 @@
 
 `engine.Options.geometry` turns it on. An episode then has these fields more:
 
-  sprites       bool    [T, H, W]  some thing or monster covers part of the pixel
-  moved         float32 [M, 4]     frame, sector, floor, ceiling: heights that are
-                                   new in this frame; before, the map's hold
+  sprites       bool    [T, H, W]  a thing or monster covers part of the pixel
+  moved         float32 [M, 4]     frame, sector, floor, ceiling: heights that
+                                   are new in this frame; before, the map's
   objects       float32 [N, 9]     frame, id, x, y, z of the feet, and the box
                                    left, top, right, bottom; see `object_tracks`
   object_names  str                JSON: names by id

@@ -24,7 +24,7 @@ from worldsim_jax.data import wad
 
 SKY, VOID = -1, -2
 UPPER, MIDDLE, LOWER = range(3)
-# Map units; measured on MAP12 and gen:0, half and twice as much are no faster.
+# Map units. Of 32 to 512 the fastest on gen:0, MAP01 and MAP12, at 160x120.
 CELL = 128.0
 
 
