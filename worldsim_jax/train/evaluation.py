@@ -26,7 +26,7 @@ from worldsim_jax.train import run
 from worldsim_jax.train import validation
 
 FOLDER = 'evaluation'  # of the results, in the workdir; a folder per subject
-BATCHES = (4, 16)  # clips
+BATCHES = (8, 16)  # clips
 STUDENT, TEACHER = 'student', 'teacher'
 
 

@@ -23,6 +23,7 @@ from worldsim_jax.evaluate.trial import Trial
 
 SCENES = 8
 TRIES = 6  # places per map, of which the one where most moves is taken
+LEAD_SECONDS = 2.0  # until monsters have seen the player
 SMALL = 96  # pixels of height below which masks are opened by less
 LEAST_MOVING = 0.002  # share of pixels and frames that some monster moves
 
@@ -35,13 +36,15 @@ def measure(trial: Trial) -> figures.Section:
   """
   section = figures.Section('Physics: what moves by itself')
   takes = scenes(trial)
-  clips = clips_lib.of_episodes([one for one, _ in takes], trial.given)
+  num_frames = trial.given + trial.config.evaluate.horizon
+  last = lambda films: clips_lib.of_episodes(films, trial.given).last_frames(
+      num_frames, trial.given)
+  clips, second = map(last, zip(*takes))
   film = trial.subject(clips).rgb
   kernel = 5 if trial.config.data.height >= SMALL else 3
   compare = lambda x, y: physics_iq.compare(x, y, kernel=kernel)
   model = [compare(x, y) for x, y in zip(film, clips.future)]
-  star = [compare(one['rgb'][trial.given:], two['rgb'][trial.given:])
-          for one, two in takes]
+  star = [compare(*pair) for pair in zip(clips.future, second.future)]
   rows = lambda found, name: np.array([clip[name] for clip in found])
   section.figures = [
       figures.mean(f'physics_{name}', rows(model, name), clips.maps,
@@ -68,19 +71,20 @@ def scenes(trial: Trial) -> list[tuple]:
   options = engine_lib.Options(
       height=config.data.height, width=config.data.width,
       tics_per_frame=config.data.tics_per_frame, monsters=True)
-  num_frames = trial.given + config.evaluate.horizon
+  shown = trial.given + config.evaluate.horizon
+  num_frames = shown + round(LEAD_SECONDS * config.data.frames_per_second)
   found = []
   for number, name in enumerate(trial.test_maps(SCENES)):
     with engine_lib.Engine(name, **options.engine_options) as engine:
       takes = [_takes(engine, options, num_frames, 100 * number + k)
                for k in range(TRIES)]
-    moving = [_moving(one['rgb']) if _still(*both) else 0.
+    moving = [_moving(one['rgb'][-shown:]) if _still(*both) else 0.
               for both in takes for one in both[:1]]
     if max(moving) >= LEAST_MOVING:
       found.append(takes[int(np.argmax(moving))])
   if not found:
     raise UserError(
-        f'no monster moves in any of {SCENES} scenes of {num_frames} frames '
+        f'no monster moves in any of {SCENES} scenes of {shown} frames '
         '(config.data.generated_test_maps, config.evaluate.horizon)')
   return found
 
