@@ -182,7 +182,7 @@ def motions_of(movements) -> np.ndarray:
 
 
 def movements_of(motions, origin) -> np.ndarray:
-  """The inverse: movements [..., 4] of cameras [..., 4, 4] seen from another."""
+  """The inverse: movements [..., 4] of cameras [..., 4, 4] from another."""
   motion = camera_lib.relative(motions, origin)
   turn = np.degrees(np.arctan2(-motion[..., 0, 2], motion[..., 2, 2]))
   place = motion[..., :3, 3]

@@ -6,15 +6,15 @@ patch around it must look like from the camera of frame t is known as well: each
 pixel of the patch is a ray that meets the point's plane somewhere, and the
 first frame shows the colour there. This patch is compared with the film around
 the commanded position, by normalised cross-correlation (NCC, over all colours)
-at whole pixels, and between them by a parabola through the best value and its
-neighbours, along each axis. Where patches are flat, or leave the surface or the
-frame, nothing can be told, and `judged` is False.
+at whole pixels, and between them by a paraboloid through the best value and its
+neighbours. Where patches are flat, or leave the surface or the frame, nothing
+can be told, and `judged` is False.
 
 A patch that is found (its best NCC is at least `FOUND`) tells that the point is
 visible. Where it looks the same elsewhere (brick), the best place may be the
 wrong one: `distinct` is False if the second peak is nearly as high. Take
-errors of positions where judged, found and distinct, visibility where judged.
-The same of the true film is the floor: there all errors are this estimator's.
+errors of positions where distinct, visibility where judged. The same of the
+true film is the floor: there all errors are this estimator's.
 
 Shapes: T frames, N points; positions (u, v) as in `data.camera`.
 """
@@ -26,8 +26,9 @@ import numpy as np
 from worldsim_jax.data import camera as camera_lib
 from worldsim_jax.data import correspondence
 
-FOUND = 0.5  # NCC
-DISTINCT = 0.8  # highest second peak, as a share of the first
+FOUND = 0.5  # NCC that tells that a point is visible
+SURE = 0.6  # NCC for where it is
+DISTINCT = 0.8  # highest second peak then, as a share of the first
 _PEAK = 2  # pixels around the best value that belong to its peak
 _MIN_CONTRAST = 4.0 / 255  # standard deviation, share of the range
 _MIN_ON_SURFACE = 0.6  # share of a patch's pixels
@@ -50,9 +51,10 @@ class Matches:
 
   @property
   def distinct(self) -> np.ndarray:
-    """bool [T, N]: found, and nowhere else."""
+    """bool [T, N]: found for sure, and nowhere else."""
     with np.errstate(invalid='ignore'):
-      return self.found & (self.second <= DISTINCT * self.peak)
+      alone = self.second <= DISTINCT * self.peak
+      return self.judged & (self.peak >= SURE) & alone
 
 
 def match(
@@ -148,6 +150,8 @@ class _Known:
     with np.errstate(divide='ignore', invalid='ignore'):
       distance = height / np.einsum('npc,nc->np', rays, self._normals)
     ahead = np.isfinite(distance) & (distance > 0)
+    # A point behind the camera is commanded to be nowhere.
+    ahead &= camera_lib.project(camera, motion, self._points)[1][:, None] > 0
     met = eye + rays * np.where(ahead, distance, 1)[..., None]
     uv, depth = camera_lib.project(camera, self._motion, met.reshape(-1, 3))
     uv, depth = uv.reshape(pixels.shape), depth.reshape(ahead.shape)
@@ -194,13 +198,7 @@ def _search(film, whole, patches, usable, size, radius):
   index = score.reshape(len(score), -1).argmax(1)
   row, column = np.divmod(index, 2 * radius + 1)
   peak = score[np.arange(len(score)), row, column]
-  offset = np.stack(
-      [
-          column - radius + _vertex(score, row, column, (0, 1)),
-          row - radius + _vertex(score, row, column, (1, 0)),
-      ],
-      -1,
-  )
+  offset = np.stack([column, row], -1) - radius + _vertex(score, row, column)
   away = np.arange(2 * radius + 1)
   near = np.abs(away - row[:, None])[:, :, None] <= _PEAK
   near = near & (np.abs(away - column[:, None])[:, None, :] <= _PEAK)
@@ -238,23 +236,39 @@ def _correlation(windows, template, weight, power):
   return product / np.sqrt(power * np.maximum(variance, floor))
 
 
-def _vertex(score, row, column, axis):
-  """The top of the parabola through a peak and its neighbours, in [-.5, .5]."""
-  n, size = np.arange(len(score)), score.shape[1]
-  dy, dx = axis
-  at = lambda k: score[
-      n,
-      np.clip(row + k * dy, 0, size - 1),
-      np.clip(column + k * dx, 0, size - 1),
+def _vertex(score, row, column):
+  """Where between pixels peaks are, [N, 2]: of a paraboloid through the nine.
+
+  Not of a parabola along each axis: the peaks of stripes lean.
+  """
+  size = score.shape[1]
+  inner_row = np.clip(row, 1, size - 2)
+  inner_column = np.clip(column, 1, size - 2)
+  near = np.arange(-1, 2)
+  s = score[
+      np.arange(len(score))[:, None, None],
+      (inner_row[:, None] + near)[:, :, None],
+      (inner_column[:, None] + near)[:, None, :],
   ]
-  before, here, after = at(-1), at(0), at(1)
-  curvature = before - 2 * here + after
-  # At the rim, or beside what lies outside, there is no parabola.
-  real = (curvature < -1e-9) & (np.minimum(before, after) > -1)
-  edge = row * dy + column * dx
-  real &= (edge > 0) & (edge < size - 1)
-  found = (before - after) / (2 * np.where(real, curvature, 1))
-  return np.where(real, np.clip(found, -0.5, 0.5), 0.0)
+  slope_u, slope_v = (s[:, 1, 2] - s[:, 1, 0]) / 2, (
+      s[:, 2, 1] - s[:, 0, 1]
+  ) / 2
+  bend_u = s[:, 1, 2] - 2 * s[:, 1, 1] + s[:, 1, 0]
+  bend_v = s[:, 2, 1] - 2 * s[:, 1, 1] + s[:, 0, 1]
+  mixed = (s[:, 2, 2] - s[:, 2, 0] - s[:, 0, 2] + s[:, 0, 0]) / 4
+  determinant = bend_u * bend_v - mixed**2
+  # At the rim, or beside what lies outside, there is no paraboloid.
+  real = (bend_u < 0) & (determinant > 1e-9) & (s.min((1, 2)) > -1)
+  real &= (inner_row == row) & (inner_column == column)
+  determinant = np.where(real, determinant, 1)
+  offset = np.stack(
+      [
+          (mixed * slope_v - bend_v * slope_u) / determinant,
+          (mixed * slope_u - bend_u * slope_v) / determinant,
+      ],
+      -1,
+  )
+  return np.where(real[:, None], np.clip(offset, -1, 1), 0.0)
 
 
 def _unit(frame):
