@@ -6,15 +6,15 @@ patch around it must look like from the camera of frame t is known as well: each
 pixel of the patch is a ray that meets the point's plane somewhere, and the
 first frame shows the colour there. This patch is compared with the film around
 the commanded position, by normalised cross-correlation (NCC, over all colours)
-at whole pixels, and between them by a parabola through the best value and its
-neighbours, along each axis. Where patches are flat, or leave the surface or the
-frame, nothing can be told, and `judged` is False.
+at whole pixels, and between them by a paraboloid through the best value and its
+neighbours. Where patches are flat, or leave the surface or the frame, nothing
+can be told, and `judged` is False.
 
 A patch that is found (its best NCC is at least `FOUND`) tells that the point is
 visible. Where it looks the same elsewhere (brick), the best place may be the
 wrong one: `distinct` is False if the second peak is nearly as high. Take
-errors of positions where judged, found and distinct, visibility where judged.
-The same of the true film is the floor: there all errors are this estimator's.
+errors of positions where distinct, visibility where judged. The same of the
+true film is the floor: there all errors are this estimator's.
 
 Shapes: T frames, N points; positions (u, v) as in `data.camera`.
 """
@@ -24,10 +24,11 @@ import dataclasses
 import numpy as np
 
 from worldsim_jax.data import camera as camera_lib
-from worldsim_jax.evaluate import true_depth_warp
+from worldsim_jax.data import correspondence
 
-FOUND = 0.6  # NCC
-DISTINCT = 0.85  # highest second peak, as a share of the first
+FOUND = 0.5  # NCC that tells that a point is visible
+SURE = 0.6  # NCC for where it is
+DISTINCT = 0.8  # highest second peak then, as a share of the first
 _PEAK = 2  # pixels around the best value that belong to its peak
 _MIN_CONTRAST = 4.0 / 255  # standard deviation, share of the range
 _MIN_ON_SURFACE = 0.6  # share of a patch's pixels
@@ -50,35 +51,10 @@ class Matches:
 
   @property
   def distinct(self) -> np.ndarray:
-    """bool [T, N]: found, and nowhere else."""
+    """bool [T, N]: found for sure, and nowhere else."""
     with np.errstate(invalid='ignore'):
-      return self.found & (self.second <= DISTINCT * self.peak)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Planes:
-  """The surfaces under N points of the known frame."""
-
-  points: np.ndarray  # float64 [N, 3], world
-  normals: np.ndarray  # float64 [N, 3], world; 0 where there is none
-
-
-def planes_at(camera, motion, depth, normals, uv) -> Planes:
-  """The planes seen by the pixels in which positions [N, 2] lie.
-
-  Args:
-    camera, motion: of the known frame.
-    depth: [H, W], inf where unknown.
-    normals: [H, W, 3], world axes.
-    uv: positions in the known frame.
-  """
-  column = np.clip(uv[:, 0].astype(int), 0, camera.width - 1)
-  row = np.clip(uv[:, 1].astype(int), 0, camera.height - 1)
-  known = np.isfinite(depth[row, column])
-  centres = np.stack([column, row], -1) + 0.5
-  found = np.where(known, depth[row, column], 1.0)
-  points = camera_lib.unproject(camera, motion, centres, found)
-  return Planes(points, normals[row, column] * known[:, None])
+      alone = self.second <= DISTINCT * self.peak
+      return self.judged & (self.peak >= SURE) & alone
 
 
 def match(
@@ -92,7 +68,7 @@ def match(
     motions=None,
     depth=None,
     normals=None,
-    size: int = 7,
+    size: int = 9,
     radius: int = 6,
 ) -> Matches:
   """Searches for the points of a known frame in a film.
@@ -103,43 +79,88 @@ def match(
   Args:
     camera: of the film and the known frame.
     film: [T, H, W, 3], uint8 or float in [0, 1].
-    uv: float [T, N, 2], commanded; NaN, or outside: not judged.
+    uv: float [T, N, 2], commanded; where NaN or outside, nothing is judged.
     frame: [H, W, 3], the known frame.
     uv_frame: float [N, 2], the points in it.
     motion: [4, 4] of the known frame's camera.
     motions: [T, 4, 4] of the commanded camera.
-    depth: [H, W] of the known frame, inf where unknown.
-    normals: [H, W, 3] of it, world axes.
+    depth: [H, W] of the known frame, inf where it does not hold.
+    normals: [H, W, 3] of the known frame, world axes.
     size: of the patches, odd, in pixels.
     radius: of the search, in pixels.
   """
   frame, film = _unit(frame), np.asarray(film)
-  planes = None
+  uv_frame = np.asarray(uv_frame, np.float64)
+  known = None
   if motions is not None:
-    planes = planes_at(camera, motion, depth, normals, uv_frame)
+    known = _Known(camera, motion, depth, normals, uv_frame)
   rows = []
   for t, positions in enumerate(uv):
-    inside = np.isfinite(positions).all(-1)
-    inside &= ((positions >= 0) & (positions < film.shape[2:0:-1])).all(-1)
-    whole = np.floor(np.where(inside[:, None], positions, 0)).astype(int)
+    inside = ((positions >= 0) & (positions < frame.shape[1::-1])).all(-1)
+    whole = np.where(inside[:, None], positions, 0).astype(int)
     pixels = _patch_pixels(whole, size)
-    if planes is None:
-      source = pixels + (uv_frame - 0.5 - whole)[:, None]
+    if known is None:
+      source = pixels + (uv_frame - positions)[:, None]
       usable = _within(source, frame.shape)
     else:
-      source, usable = _through_plane(
-          camera, motions[t], planes, motion, depth, pixels
-      )
-    patches = true_depth_warp.sample(frame, source)
+      source, usable = known.seen_from(motions[t], pixels)
+    source = np.where(usable[..., None], source, 0.5)
+    patches = correspondence.sample(frame, source)
     usable &= inside[:, None]
     offset, peak, second, judged = _search(
         _unit(film[t]), whole, patches, usable, size, radius
     )
-    # The patch was made for `whole`: its shift there is that of the point.
+    # A patch that is found off its place by so much: so is its point.
     at = np.where(judged[:, None], positions + offset, np.nan)
     peak, second = (np.where(judged, x, np.nan) for x in (peak, second))
     rows.append((at, peak, second, judged))
   return Matches(*(np.array(column) for column in zip(*rows)))
+
+
+class _Known:
+  """The known frame's camera and depth, and the planes under its points."""
+
+  def __init__(self, camera, motion, depth, normals, uv):
+    column = np.clip(uv[:, 0].astype(int), 0, camera.width - 1)
+    row = np.clip(uv[:, 1].astype(int), 0, camera.height - 1)
+    at = depth[row, column]
+    centres = np.stack([column, row], -1) + 0.5
+    self._points = camera_lib.unproject(
+        camera, motion, centres, np.where(np.isfinite(at), at, 1.0)
+    )
+    self._normals = normals[row, column] * np.isfinite(at)[:, None]
+    self._camera, self._motion, self._depth = camera, motion, depth
+
+  def seen_from(self, motion, pixels):
+    """Where this frame shows what another one's pixels see of the planes.
+
+    Args:
+      motion: [4, 4] of the other frame's camera.
+      pixels: [N, P, 2] in it, P of each point's plane.
+
+    Returns:
+      Positions [N, P, 2] in this frame, and bool [N, P]: it shows the plane
+      there, and nothing before it.
+    """
+    camera, eye = self._camera, motion[:3, 3]
+    flat = pixels.reshape(-1, 2)
+    rays = camera_lib.unproject(camera, motion, flat, np.ones(len(flat)))
+    rays = (rays - eye).reshape(*pixels.shape[:2], 3)
+    height = np.sum(self._normals * (self._points - eye), -1)[:, None]
+    with np.errstate(divide='ignore', invalid='ignore'):
+      distance = height / np.einsum('npc,nc->np', rays, self._normals)
+    ahead = np.isfinite(distance) & (distance > 0)
+    # A point behind the camera is commanded to be nowhere.
+    ahead &= camera_lib.project(camera, motion, self._points)[1][:, None] > 0
+    met = eye + rays * np.where(ahead, distance, 1)[..., None]
+    uv, depth = camera_lib.project(camera, self._motion, met.reshape(-1, 3))
+    uv, depth = uv.reshape(pixels.shape), depth.reshape(ahead.shape)
+    shown = ahead & (depth > 0) & _within(uv, self._depth.shape)
+    # Inverse depth is linear in the picture of a plane: exact between pixels.
+    inverse = correspondence.sample(
+        1 / self._depth[..., None], np.where(shown[..., None], uv, 0.5)
+    )[..., 0]
+    return uv, shown & (np.abs(inverse * depth - 1) <= _SAME_PLANE)
 
 
 def _patch_pixels(whole, size):
@@ -153,37 +174,6 @@ def _patch_pixels(whole, size):
 def _within(uv, shape):
   u, v = uv[..., 0], uv[..., 1]
   return (u >= 0) & (v >= 0) & (u < shape[1]) & (v < shape[0])
-
-
-def _through_plane(camera, motion_to, planes, motion, depth, pixels):
-  """Where the known frame shows what patches' pixels see of their planes.
-
-  Returns:
-    Positions [N, P, 2] in the known frame, and bool [N, P]: it shows the plane
-    there, and nothing before it.
-  """
-  ends = camera_lib.unproject(
-      camera, motion_to, pixels.reshape(-1, 2), np.ones(pixels[..., 0].size)
-  )
-  eye = motion_to[:3, 3]
-  rays = (ends - eye).reshape(*pixels.shape[:2], 3)
-  height = np.sum(planes.normals * (planes.points - eye), -1)[:, None]
-  with np.errstate(divide='ignore', invalid='ignore'):
-    distance = height / np.einsum('npc,nc->np', rays, planes.normals)
-  ahead = np.isfinite(distance) & (distance > 0)
-  distance = np.where(ahead, distance, 1.0)
-  points = eye + rays * distance[..., None]
-  uv, seen_depth = camera_lib.project(camera, motion, points.reshape(-1, 3))
-  uv, seen_depth = uv.reshape(pixels.shape), seen_depth.reshape(ahead.shape)
-  ahead &= seen_depth > 0
-  uv = np.where(ahead[..., None], uv, -1)
-  shown = ahead & _within(uv, depth.shape)
-  uv = np.where(shown[..., None], uv, 0.5)
-  with np.errstate(divide='ignore'):
-    inverse = 1 / np.asarray(depth, np.float64)
-  there = true_depth_warp.sample(inverse[..., None], uv)[..., 0]
-  same = np.abs(there * seen_depth - 1) <= _SAME_PLANE
-  return uv, shown & same
 
 
 def _search(film, whole, patches, usable, size, radius):
@@ -208,10 +198,7 @@ def _search(film, whole, patches, usable, size, radius):
   index = score.reshape(len(score), -1).argmax(1)
   row, column = np.divmod(index, 2 * radius + 1)
   peak = score[np.arange(len(score)), row, column]
-  offset = np.stack([
-      column - radius + _vertex(score, row, column, (0, 1)),
-      row - radius + _vertex(score, row, column, (1, 0)),
-  ], -1)
+  offset = np.stack([column, row], -1) - radius + _vertex(score, row, column)
   away = np.arange(2 * radius + 1)
   near = np.abs(away - row[:, None])[:, :, None] <= _PEAK
   near = near & (np.abs(away - column[:, None])[:, None, :] <= _PEAK)
@@ -249,23 +236,39 @@ def _correlation(windows, template, weight, power):
   return product / np.sqrt(power * np.maximum(variance, floor))
 
 
-def _vertex(score, row, column, axis):
-  """The top of the parabola through a peak and its neighbours, in [-.5, .5]."""
-  n, size = np.arange(len(score)), score.shape[1]
-  dy, dx = axis
-  at = lambda k: score[
-      n,
-      np.clip(row + k * dy, 0, size - 1),
-      np.clip(column + k * dx, 0, size - 1),
+def _vertex(score, row, column):
+  """Where between pixels peaks are, [N, 2]: of a paraboloid through the nine.
+
+  Not of a parabola along each axis: the peaks of stripes lean.
+  """
+  size = score.shape[1]
+  inner_row = np.clip(row, 1, size - 2)
+  inner_column = np.clip(column, 1, size - 2)
+  near = np.arange(-1, 2)
+  s = score[
+      np.arange(len(score))[:, None, None],
+      (inner_row[:, None] + near)[:, :, None],
+      (inner_column[:, None] + near)[:, None, :],
   ]
-  before, here, after = at(-1), at(0), at(1)
-  curvature = before - 2 * here + after
-  # At the rim, or beside what lies outside, there is no parabola.
-  real = (curvature < -1e-9) & (np.minimum(before, after) > -1)
-  edge = row * dy + column * dx
-  real &= (edge > 0) & (edge < size - 1)
-  found = (before - after) / (2 * np.where(real, curvature, 1))
-  return np.where(real, np.clip(found, -0.5, 0.5), 0.0)
+  slope_u, slope_v = (s[:, 1, 2] - s[:, 1, 0]) / 2, (
+      s[:, 2, 1] - s[:, 0, 1]
+  ) / 2
+  bend_u = s[:, 1, 2] - 2 * s[:, 1, 1] + s[:, 1, 0]
+  bend_v = s[:, 2, 1] - 2 * s[:, 1, 1] + s[:, 0, 1]
+  mixed = (s[:, 2, 2] - s[:, 2, 0] - s[:, 0, 2] + s[:, 0, 0]) / 4
+  determinant = bend_u * bend_v - mixed**2
+  # At the rim, or beside what lies outside, there is no paraboloid.
+  real = (bend_u < 0) & (determinant > 1e-9) & (s.min((1, 2)) > -1)
+  real &= (inner_row == row) & (inner_column == column)
+  determinant = np.where(real, determinant, 1)
+  offset = np.stack(
+      [
+          (mixed * slope_v - bend_v * slope_u) / determinant,
+          (mixed * slope_u - bend_u * slope_v) / determinant,
+      ],
+      -1,
+  )
+  return np.where(real[:, None], np.clip(offset, -1, 1), 0.0)
 
 
 def _unit(frame):

@@ -97,7 +97,9 @@ def _turned(cylinder, camera, later, turns):
   """
   azimuth = np.arange(cylinder.columns + 2 * turns) + 0.5
   azimuth = np.radians((azimuth - len(azimuth) / 2) * CELL)
-  slope = np.radians((np.arange(cylinder.rows) + 0.5 - cylinder.rows / 2) * CELL)
+  slope = np.radians(
+      (np.arange(cylinder.rows) + 0.5 - cylinder.rows / 2) * CELL
+  )
   image = photometric.shrink(later, max(1, later.shape[1] // (2 * _WIDTH)))
   by_x = image.shape[1] / camera.width
   by_y = image.shape[0] / camera.height

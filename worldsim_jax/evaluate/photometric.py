@@ -62,8 +62,12 @@ class Fit:
   deviation: np.ndarray  # [K, 4]: what the curvature of the cost lets expect
 
   def __getitem__(self, index) -> 'Fit':
-    fields = dataclasses.astuple(self)
-    return Fit(*(np.asarray(x)[index] for x in fields))
+    return Fit(
+        self.movements[index],
+        self.similarity[index],
+        self.coverage[index],
+        self.deviation[index],
+    )
 
 
 def shrink(image, block: int) -> np.ndarray:
@@ -119,8 +123,8 @@ def pair(camera, frame, depth, later, block: int, stride: int = 1) -> Pair:
       (height, width),
       (camera.fx / block, camera.fy / block),
       (camera.cx / block, camera.cy / block),
-      max(1, len(range(stride // 2, height, stride)))
-      * max(1, len(range(stride // 2, width, stride))),
+      len(range(stride // 2, height, stride))
+      * len(range(stride // 2, width, stride)),
   )
 
 
@@ -138,7 +142,9 @@ def refine(of: Pair, movements, steps: int, min_coverage: float = 0.2) -> Fit:
   movements = np.array(movements, np.float64)
   if len(of.points) < _MIN_POINTS:
     nothing = np.zeros(len(movements))
-    return Fit(movements, nothing - 1, nothing, np.full(movements.shape, np.inf))
+    return Fit(
+        movements, nothing - 1, nothing, np.full(movements.shape, np.inf)
+    )
   for _ in range(steps):
     gradient, hessian = _linearise(of, movements)[:2]
     hessian = _damped(hessian)
