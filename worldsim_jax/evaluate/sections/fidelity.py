@@ -108,11 +108,11 @@ def _metrics(section):
 
 
 def _warped(films):
+  last = films.rgb[:, films.given - 1]
   return np.stack([
-      true_depth_warp.replay(
-          films.cameras[i], films.rgb[i, films.given - 1],
-          films.geometry(i).depth, films.geometry(i).motions, films.given)
-      for i in range(len(films))])
+      true_depth_warp.replay(picture, films.geometry(i), films.given)
+      for i, picture in enumerate(last)
+  ])
 
 
 def _reconstruction(trial, films):

@@ -37,6 +37,7 @@ def measure(trial: Trial) -> figures.Section:
   """
   section = figures.Section('Memory: the same place again')
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
+  whole = np.concatenate([walks.rgb[:, :walks.given], film], axis=1)
   found = {}
   for number in range(len(walks)):
     geometry = walks.geometry(number)
@@ -44,10 +45,7 @@ def measure(trial: Trial) -> figures.Section:
       if not len(pairs):
         continue
       measured = revisit_memory.measure(
-          walks.cameras[number], film[number], walks.future[number],
-          geometry.depth[walks.given:], geometry.motions[walks.given:],
-          pairs - walks.given, trial.config.data.frames_per_second,
-          geometry.exact[walks.given:])
+          whole[number], walks.rgb[number], geometry, pairs)
       found.setdefault(gap, []).append((walks.maps[number], measured))
   if not found:
     raise UserError(
