@@ -52,7 +52,7 @@ _INFLATION = 6.0
 # Twice what the embedded player does in a frame of 4 tics.
 REACH = (48.0, 28.0)
 _GUESSES, _KEPT = 12, 5
-_NUM_POINTS = 2500  # More do not make it more exact.
+_NUM_POINTS = 2500  # About: points at each resolution cost time.
 # Frames in a row that are not accepted: `follow` searches wider, and gives up.
 _WIDEST, _LOST = 2, 4
 
