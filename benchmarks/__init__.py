@@ -18,6 +18,7 @@ REGISTRY = {
     'record': 'films to latents to clips: records per second and core',
     'stream': 'streaming seconds per frame by frame index; must be flat',
     'torch_dit': 'the same transformer forward in PyTorch, beside ours',
+    'odometer': 'errors of the motion measured on films, without learning',
     'geometry': 'exact depth, normals and flow: frames per second and core',
     'wan_cpu': "Wan's transformer and VAE on a CPU, beside diffusers'",
 }

@@ -52,8 +52,9 @@ _INFLATION = 6.0
 # Twice what the embedded player does in a frame of 4 tics.
 REACH = (48.0, 28.0)
 _GUESSES, _KEPT = 12, 5
-_NUM_POINTS = 2500  # More do not make it more exact.
-_LOST = 4  # Frames in a row that are not accepted: `follow` gives up.
+_NUM_POINTS = 2500  # About: points at each resolution cost time.
+# Frames in a row that are not accepted: `follow` searches wider, and gives up.
+_WIDEST, _LOST = 2, 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ def follow(
   """The way of a film's camera from a frame whose depth is known.
 
   Each frame is aligned with the known one; the search is around where the
-  camera last was, and wider the longer ago that was. When too little of the
+  camera last was, and wider when that is longer ago. When too little of the
   known frame is left in view, nothing more is told.
 
   Args:
@@ -156,7 +157,7 @@ def follow(
   for t, later in enumerate(film):
     if since < _LOST:
       since += 1
-      wider = tuple(since * r for r in reach)
+      wider = tuple(min(since, _WIDEST) * r for r in reach)
       found = align(
           camera, frame, depth, later, exact=exact, reach=wider, centre=last
       )
