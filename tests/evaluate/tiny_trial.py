@@ -18,12 +18,12 @@ def config(**evaluate):
   """Of 48x64 frames on four test maps; evaluate.* can be changed."""
   small = tiny_world.config()
   small.data.update(dict(
-      height=48, width=64, tics_per_frame=4, frames_per_second=8.75,
-      policy='navigate', generated_train_maps=1, generated_test_maps=4,
+      height=48, width=64, tics_per_frame=2, frames_per_second=17.5,
+      policy='navigate', generated_train_maps=6, generated_test_maps=4,
       train_episodes=1, test_episodes=2, num_frames=24))
   small.evaluate.update(dict(
       num_clips=8, horizon=8, min_motion=2., walks=2, walk_frames=64,
-      walk_policy='navigate', film_clips=2) | evaluate)
+      walk_policy='tour', film_clips=2) | evaluate)
   return small
 
 

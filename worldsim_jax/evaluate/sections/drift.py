@@ -20,7 +20,7 @@ from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
 
 WINDOW = 16  # frames, what FVD is defined on
-WINDOWS = 3  # early and late, of each walk; a second of a core each
+WINDOWS = 2  # early and late, of each walk; a second of a core each
 
 
 def measure(trial: Trial) -> figures.Section:

@@ -65,11 +65,12 @@ def _judge(clips, number, film, reach) -> dict[str, float]:
   """All figures of one clip, by 'name|unit'; NaN where nothing is told."""
   camera, geometry = clips.cameras[number], clips.geometry(number)
   last = clips.given - 1
-  known = (camera, clips.rgb[number, last], geometry.depth[last])
+  # Where sprites are the depth is that of what they hide.
+  depth = np.where(geometry.exact[last], geometry.depth[last], np.inf)
+  known = (camera, clips.rgb[number, last], depth)
   film = film[:AFTER[-1]]
   path = alignment.follow(
-      *known, film, exact=geometry.exact[last], reach=reach,
-      motion=geometry.motions[last])
+      *known, film, reach=reach, motion=geometry.motions[last])
   true = geometry.motions[clips.given:clips.given + len(film)]
   told = {}
   moved = alignment.movements_of(true, geometry.motions[last])
@@ -83,7 +84,7 @@ def _judge(clips, number, film, reach) -> dict[str, float]:
   camera_rows = _camera(path.motions[path.accepted], true[path.accepted])
   told |= {f'camera_{name}|{unit}': camera_rows[name]
            for name, unit in CAMERA.items()}
-  return told | _tracks(clips, number, film)
+  return told | _tracks(clips, number, film, depth)
 
 
 def _camera(predicted, true) -> dict[str, float]:
@@ -92,7 +93,7 @@ def _camera(predicted, true) -> dict[str, float]:
   return camera_metrics.camera_metrics(predicted, true, alignment='se3')
 
 
-def _tracks(clips, number, film) -> dict[str, float]:
+def _tracks(clips, number, film, depth) -> dict[str, float]:
   camera, geometry = clips.cameras[number], clips.geometry(number)
   last = clips.given - 1
   rows, columns = GRID
@@ -105,7 +106,7 @@ def _tracks(clips, number, film) -> dict[str, float]:
   found = block_matching.match(
       camera, film, positions, frame=clips.rgb[number, last], uv_frame=uv,
       motion=geometry.motions[last], motions=geometry.motions[new],
-      depth=geometry.depth[last], normals=geometry.normals[last])
+      depth=depth, normals=geometry.normals[last])
   sure = found.distinct & visible
   f1 = track_metrics.visibility(found.found, visible, found.judged)['f1']
   return {
