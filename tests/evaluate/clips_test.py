@@ -33,8 +33,10 @@ def film(moves, seed=0):
   """Of a user: frame t differs from the one before by moves[t]."""
   dice = np.random.default_rng(seed)
   shades = np.cumsum(moves).astype(np.uint8)
-  rgb = dice.integers(0, 99, (24, 32, 3), dtype=np.uint8) + shades[
-      :, None, None, None]
+  rgb = (
+      dice.integers(0, 99, (24, 32, 3), dtype=np.uint8)
+      + shades[:, None, None, None]
+  )
   actions = dice.normal(0, 9, (len(moves), 3)).astype(np.float32)
   return {'rgb': rgb, 'actions': actions, 'caption': f'room {seed}'}
 
@@ -94,9 +96,7 @@ class OtherFuturesTest(absltest.TestCase):
     turned = np.zeros_like(clips.actions)
     turned[..., 2] = 12.0
     other = clips.commanded(turned)
-    np.testing.assert_array_equal(
-        other.rgb[:, :GIVEN], clips.rgb[:, :GIVEN]
-    )
+    np.testing.assert_array_equal(other.rgb[:, :GIVEN], clips.rgb[:, :GIVEN])
     np.testing.assert_array_equal(other.actions[:, GIVEN:], turned[:, GIVEN:])
     yaw = np.diff(other.pose[:, GIVEN - 1 :, 3], axis=1) % 360
     np.testing.assert_allclose(yaw, 12, atol=360 / 65536)  # An engine's step.

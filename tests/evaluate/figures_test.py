@@ -40,9 +40,7 @@ class FigureTest(absltest.TestCase):
         known.summary(),
         {'x': 1.0, 'x_low': 0.5, 'x_high': 2.0, 'x_n': 7, 'x_real': 0.1},
     )
-    self.assertNotIn(
-        'y_real', figures.Figure('y', 1.0, 1.0, 1.0, 1).summary()
-    )
+    self.assertNotIn('y_real', figures.Figure('y', 1.0, 1.0, 1.0, 1).summary())
 
 
 if __name__ == '__main__':

@@ -17,13 +17,32 @@ GIVEN = 2
 def config(**evaluate):
   """Of 48x64 frames on four test maps; evaluate.* can be changed."""
   small = tiny_world.config()
-  small.data.update(dict(
-      height=48, width=64, tics_per_frame=2, frames_per_second=17.5,
-      policy='navigate', generated_train_maps=6, generated_test_maps=4,
-      train_episodes=1, test_episodes=2, num_frames=24))
-  small.evaluate.update(dict(
-      num_clips=8, horizon=8, min_motion=2., walks=2, walk_frames=64,
-      walk_policy='tour', film_clips=2) | evaluate)
+  small.data.update(
+      dict(
+          height=48,
+          width=64,
+          tics_per_frame=2,
+          frames_per_second=17.5,
+          policy='navigate',
+          generated_train_maps=6,
+          generated_test_maps=4,
+          train_episodes=1,
+          test_episodes=2,
+          num_frames=24,
+      )
+  )
+  small.evaluate.update(
+      dict(
+          num_clips=8,
+          horizon=8,
+          min_motion=2.0,
+          walks=2,
+          walk_frames=64,
+          walk_policy='tour',
+          film_clips=2,
+      )
+      | evaluate
+  )
   return small
 
 
@@ -36,9 +55,14 @@ def records() -> str:
   world = worlds.World(
       train_maps=splits.generated_maps('train', data.generated_train_maps),
       test_maps=splits.generated_maps('test', data.generated_test_maps),
-      train_episodes=data.train_episodes, test_episodes=data.test_episodes,
-      num_frames=data.num_frames, policy=data.policy, height=data.height,
-      width=data.width, tics_per_frame=data.tics_per_frame)
+      train_episodes=data.train_episodes,
+      test_episodes=data.test_episodes,
+      num_frames=data.num_frames,
+      policy=data.policy,
+      height=data.height,
+      width=data.width,
+      tics_per_frame=data.tics_per_frame,
+  )
   return worlds.build(world, folder, num_workers=0)
 
 

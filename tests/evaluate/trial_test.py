@@ -41,9 +41,7 @@ class TrialTest(absltest.TestCase):
 
   def test_a_subject_plays_once_however_many_sections_look(self):
     trial = tiny_trial.make()
-    with mock.patch.object(
-        subjects, 'copy', wraps=subjects.copy
-    ) as played:
+    with mock.patch.object(subjects, 'copy', wraps=subjects.copy) as played:
       trial = tiny_trial.Trial(
           trial.config, 'copy', subjects.copy, trial.frames_dir, trial.given
       )

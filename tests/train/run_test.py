@@ -233,15 +233,27 @@ class RunTest(absltest.TestCase):
   def test_another_evaluation_trains_nothing(self):
     workdir = self.copy_of_whole('evaluated')
     before = checkpoint_times(workdir)
-    for flags in (['--config.evaluate.film_clips=1'],
-                  ['--config.evaluate.film_clips=3', '--mode=evaluate']):
-      films = (workdir / 'films.mp4').stat().st_mtime_ns
-      code, text = finish(workdir, *flags)
-      self.assertEqual(code, 0, text)
-      self.assertGreater((workdir / 'films.mp4').stat().st_mtime_ns, films)
-      self.assertEqual(checkpoint_times(workdir), before)
-      self.assertNotIn('resumes', text)
-    _, text = finish(workdir, '--config.evaluate.film_clips=3')
+    films = (workdir / 'films.mp4').stat().st_mtime_ns
+    code, text = finish(workdir, '--config.evaluate.film_clips=1')
+    self.assertEqual(code, 0, text)
+    self.assertGreater((workdir / 'films.mp4').stat().st_mtime_ns, films)
+    self.assertEqual(checkpoint_times(workdir), before)
+    self.assertNotIn('resumes', text)
+
+  def test_an_evaluation_on_demand_leaves_the_runs_own_results(self):
+    workdir = self.copy_of_whole('on_demand')
+    before = checkpoint_times(workdir)
+    own = (workdir / 'summary.json').read_bytes()
+    code, text = finish(
+        workdir, '--mode=evaluate', "--config.evaluate.sections=('following',)")
+    self.assertEqual(code, 0, text)
+    folder = workdir / 'evaluation' / 'student'
+    summary = json.loads((folder / 'summary.json').read_text())
+    self.assertEqual(summary['action_discrimination_real'], 1)
+    self.assertTrue((folder / 'report.html').exists())
+    self.assertEqual((workdir / 'summary.json').read_bytes(), own)
+    self.assertEqual(checkpoint_times(workdir), before)
+    _, text = finish(workdir)  # What was evaluated on demand changes nothing.
     self.assertIn('all is done', text)
 
   def test_a_stage_with_other_settings_begins_when_its_folders_are_gone(self):

@@ -145,10 +145,12 @@ class Clips:
         for number in numbers:
           films[number] = episodes.render(recipes[number], engine)
     count = self.rgb.shape[1]
-    cut = lambda name: np.stack([
-        film[name][begin : begin + count]
-        for film, begin in zip(films, self.begins)
-    ])
+    cut = lambda name: np.stack(
+        [
+            film[name][begin : begin + count]
+            for film, begin in zip(films, self.begins)
+        ]
+    )
     return dataclasses.replace(
         self,
         rgb=cut('rgb'),

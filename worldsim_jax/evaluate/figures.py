@@ -40,7 +40,9 @@ class Figure:
         f'{self.name}_high': self.high,
         f'{self.name}_n': self.count,
     }
-    return flat if self.real is None else flat | {f'{self.name}_real': self.real}
+    return (
+        flat if self.real is None else flat | {f'{self.name}_real': self.real}
+    )
 
 
 @dataclasses.dataclass

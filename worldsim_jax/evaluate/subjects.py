@@ -61,7 +61,9 @@ def truth(clips: Clips) -> Played:
   after = lambda name: np.stack(
       [getattr(g, name)[clips.given :] for g in geometries]
   )
-  return Played(clips.future, after('depth'), after('normals'), after('motions'))
+  return Played(
+      clips.future, after('depth'), after('normals'), after('motions')
+  )
 
 
 def copy(clips: Clips) -> Played:
@@ -100,10 +102,12 @@ def forgetful(clips: Clips, frames_per_second: float) -> Played:
   if all(frame is None for frame in first):
     return Played(clips.future)
   parsed = [episodes.Recipe.from_json(text) for text in clips.recipes]
-  other = clips.rendered([
-      dataclasses.replace(recipe, map=redecorated(recipe.map))
-      for recipe in parsed
-  ])
+  other = clips.rendered(
+      [
+          dataclasses.replace(recipe, map=redecorated(recipe.map))
+          for recipe in parsed
+      ]
+  )
   film = clips.rgb.copy()
   for number, frame in enumerate(first):
     if frame is not None:

@@ -62,10 +62,16 @@ def evaluate(trial: Trial, folder, config) -> dict:
   page.section('Overview')
   page.text(
       'Every number has a bootstrap interval of 95 % that resamples maps, its '
-      'sample size, and what the true future scores in the same measurement.')
-  page.table('Sections', ['section', 'figures', 'seconds', 'not measured'], [
-      [name, len(section.figures), seconds, section.missing]
-      for name, (section, seconds) in measured.items()])
+      'sample size, and what the true future scores in the same measurement.'
+  )
+  page.table(
+      'Sections',
+      ['section', 'figures', 'seconds', 'not measured'],
+      [
+          [name, len(section.figures), seconds, section.missing]
+          for name, (section, seconds) in measured.items()
+      ],
+  )
   for name, (section, _) in measured.items():
     _add(page, section, folder, config.data.frames_per_second)
     for figure in section.figures:
@@ -92,8 +98,10 @@ def measure(trial: Trial) -> dict[str, tuple[Section, float]]:
     except UserError as e:
       section = Section(name.capitalize(), missing=str(e))
     measured[name] = section, time.perf_counter() - begin
-    print(f'  {name:<12} {measured[name][1]:6.1f} s  '
-          f'{section.missing or f"{len(section.figures)} figures"}')
+    print(
+        f'  {name:<12} {measured[name][1]:6.1f} s  '
+        f'{section.missing or f"{len(section.figures)} figures"}'
+    )
   return measured
 
 
@@ -101,7 +109,9 @@ def by_name(measured) -> dict[str, figures.Figure]:
   """All figures of `measure` by name."""
   return {
       figure.name: figure
-      for section, _ in measured.values() for figure in section.figures}
+      for section, _ in measured.values()
+      for figure in section.figures
+  }
 
 
 def _add(page, section, folder, frames_per_second):
@@ -112,8 +122,11 @@ def _add(page, section, folder, frames_per_second):
     page.table(
         section.heading,
         ['figure', 'value', 'low', 'high', 'n', 'true future', 'unit'],
-        [[f.name, f.value, f.low, f.high, f.count, f.real, f.unit]
-         for f in section.figures])
+        [
+            [f.name, f.value, f.low, f.high, f.count, f.real, f.unit]
+            for f in section.figures
+        ],
+    )
   for title, columns, rows in section.tables:
     page.table(title, columns, rows)
   for plot in section.plots:
@@ -121,6 +134,7 @@ def _add(page, section, folder, frames_per_second):
   for note in section.notes:
     page.text(note)
   paths = film_files.write_films(
-      folder / 'films', section.films, frames_per_second)
+      folder / 'films', section.films, frames_per_second
+  )
   for title, path in paths.items():
     page.film(title, path)

@@ -91,8 +91,11 @@ class Trial:
 
   def films(self, what: str) -> Clips:
     """`clips`, `other` or `walks`."""
-    return {CLIPS: lambda: self.clips, OTHER: lambda: self.other,
-            WALKS: lambda: self.walks}[what]()
+    return {
+        CLIPS: lambda: self.clips,
+        OTHER: lambda: self.other,
+        WALKS: lambda: self.walks,
+    }[what]()
 
   def played(self, what: str) -> Played:
     """The subject's continuation of `clips`, `other` or `walks`."""

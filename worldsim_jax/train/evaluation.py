@@ -120,11 +120,12 @@ def _of_teacher(config, workdir):
         world, params, clips, seed=config.evaluate.seed)
 
   return lambda frames_dir: Trial(
-      config, TEACHER, _in_batches(play), frames_dir, _given(config), _step(config))
+      config, TEACHER, _in_batches(play), frames_dir, _given(config),
+      _step(config))
 
 
 def _in_batches(play):
-  """The subject of a player of clips: it sees BATCHES sizes of them only.
+  """A subject that plays so many clips at once as BATCHES says.
 
   So two programs serve all sections, and memory does not grow with the clips.
   """

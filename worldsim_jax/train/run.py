@@ -47,8 +47,9 @@ _IRRELEVANT = frozenset({
 _OF_THE_MACHINE = frozenset({
     'remat', 'attention', 'unroll', 'offload', 'weights'})
 # Of config.evaluate: what only --mode=evaluate reads.
-_OF_THE_SUITE = frozenset({'subject', 'sections', 'seed', 'walks', 'walk_frames',
-                           'walk_policy', 'walk_maps'})
+_OF_THE_SUITE = frozenset({
+    'subject', 'sections', 'seed', 'walks', 'walk_frames', 'walk_policy',
+    'walk_maps', 'exports'})
 # Keys that came later count where they are used: older checkpoints lack them.
 _LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.

@@ -1,9 +1,9 @@
 """Attributes: do the pixels show the walls and the floor that are there?
 
 A classifier without learned features (evaluate/attributes.py) is fitted on true
-frames of training maps, whose rooms are known exactly, and asked which walls and
-which floor each generated frame shows. Its accuracy on the true frames is the
-ceiling, the commonest class the floor.
+frames of training maps, whose rooms are known exactly, and asked which walls
+and which floor each generated frame shows. Its accuracy on the true frames is
+the ceiling, the commonest class the floor.
 """
 
 import json
@@ -34,27 +34,34 @@ def measure(trial: Trial) -> figures.Section:
   section = figures.Section('Attributes: walls and floors, told from pixels')
   known = [name.startswith(maps_lib.GENERATED) for name in trial.clips.maps]
   if not any(known):
-    raise UserError('walls and floors are known of generated maps only '
-                    '(config.data.generated_test_maps)')
+    raise UserError(
+        'walls and floors are known of generated maps only '
+        '(config.data.generated_test_maps)'
+    )
   clips = trial.clips.take(known)
   film = trial.played(trials.CLIPS).rgb[known]
   classifier, count = _fit(trial)
   labels = [
-      labels_of(name, pose[clips.given:])
-      for name, pose in zip(clips.maps, clips.pose)]
+      labels_of(name, pose[clips.given :])
+      for name, pose in zip(clips.maps, clips.pose)
+  ]
   ours, real = (_right(classifier, rgb, labels) for rgb in (film, clips.future))
   for name in NAMES:
     common = classifier.majority[name]
     section.figures += [
-        figures.mean(f'{name}_accuracy', ours[name], clips.maps,
-                     real=real[name]),
+        figures.mean(
+            f'{name}_accuracy', ours[name], clips.maps, real=real[name]
+        ),
         figures.mean(
             f'{name}_accuracy_of_the_commonest',
             [np.mean(of_clip[name] == common) for of_clip in labels],
-            clips.maps)]
+            clips.maps,
+        ),
+    ]
   section.notes.append(
       f'Ridge classifier on colours and gradients, fitted on {count} true '
-      'frames of training maps.')
+      'frames of training maps.'
+  )
   return section
 
 
@@ -62,17 +69,23 @@ def labels_of(map_name: str, pose) -> dict[str, np.ndarray]:
   """Names of the wall and the floor of the room at each pose, str [T]."""
   maze = maps_lib.maze_of(map_name)
   rooms = [maze.rooms[number] for number in captions.rooms(maze, pose)]
-  return {name: np.array([getattr(room, name) for room in rooms])
-          for name in NAMES}
+  return {
+      name: np.array([getattr(room, name) for room in rooms]) for name in NAMES
+  }
 
 
 def _right(classifier, films, labels):
   """Share of right frames of each clip, [n] by attribute."""
-  predicted = [attributes.predict(classifier, attributes.features(film))
-               for film in films]
-  return {name: np.array([np.mean(p[name] == t[name])
-                          for p, t in zip(predicted, labels)])
-          for name in NAMES}
+  predicted = [
+      attributes.predict(classifier, attributes.features(film))
+      for film in films
+  ]
+  return {
+      name: np.array(
+          [np.mean(p[name] == t[name]) for p, t in zip(predicted, labels)]
+      )
+      for name in NAMES
+  }
 
 
 def _fit(trial):
@@ -89,10 +102,13 @@ def _fit(trial):
       for key, values in labels_of(name, film['pose'][some]).items():
         labels[key].append(values)
   if any(len(set(np.concatenate(labels[name] or [[]]))) < 2 for name in NAMES):
-    raise UserError('walls and floors are learned from training films, which '
-                    'must show two of each (config.data.generated_train_maps)')
+    raise UserError(
+        'walls and floors are learned from training films, which '
+        'must show two of each (config.data.generated_train_maps)'
+    )
   frames = np.concatenate(frames)
   classifier = attributes.fit(
       attributes.features(frames),
-      {name: np.concatenate(values) for name, values in labels.items()})
+      {name: np.concatenate(values) for name, values in labels.items()},
+  )
   return classifier, len(frames)

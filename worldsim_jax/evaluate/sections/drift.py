@@ -45,36 +45,59 @@ def _statistics(trial, section):
   curves = {}
   for name in drift.NAMES:
     for end, unit in (('', 'log ratio'), ('_slope', 'log ratio per second')):
-      section.figures.append(figures.mean(
-          f'drift_{name}{end}', [n[f'{name}{end}'] for n in numbers],
-          walks.maps, real=np.zeros(1), unit=unit))
+      section.figures.append(
+          figures.mean(
+              f'drift_{name}{end}',
+              [n[f'{name}{end}'] for n in numbers],
+              walks.maps,
+              real=np.zeros(1),
+              unit=unit,
+          )
+      )
     curves[name] = figures.curve(
-        seconds, np.stack([ratio[name] for ratio in ratios]), walks.maps)
-  section.plots.append(dict(
-      title='Against the true film at the same time', series=curves,
-      x_label='seconds', y_label='log ratio'))
+        seconds, np.stack([ratio[name] for ratio in ratios]), walks.maps
+    )
+  section.plots.append(
+      dict(
+          title='Against the true film at the same time',
+          series=curves,
+          x_label='seconds',
+          y_label='log ratio',
+      )
+  )
 
 
 def _distributions(trial, section):
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
   packaged_weights.find(packaged_weights.I3D)
   true = [i3d.logits(part) for part in _parts(walks.future)]
-  ours = true if film is walks.future else [
-      i3d.logits(part) for part in _parts(film)]
+  ours = (
+      true
+      if film is walks.future
+      else [i3d.logits(part) for part in _parts(film)]
+  )
   groups = (np.repeat(np.arange(len(walks)), WINDOWS),) * 2
   for name, distance in (('fvd', frechet.fvd), ('kvd', frechet.kvd)):
     for part, real, made in zip(('early', 'late'), true, ours):
       found = frechet.matched(distance, real, made, groups)
       error = 1.96 * frechet.standard_error(distance, real, made, groups)
-      section.figures.append(figures.Figure(
-          f'{name}_{part}', found.value, found.value - error,
-          found.value + error, found.size, found.floor))
+      section.figures.append(
+          figures.Figure(
+              f'{name}_{part}',
+              found.value,
+              found.value - error,
+              found.value + error,
+              found.size,
+              found.floor,
+          )
+      )
   section.notes.append(
       f'FVD and KVD: {packaged_weights.I3D}; {WINDOWS} windows of {WINDOW} '
       'frames at the beginning and at the end of each walk, means over random '
       'halves of the walks, of which one is the reference. The column of the '
       'true future is the floor, of true windows of the other half; intervals '
-      f'are of a jackknife. {frechet.caution(found.size, found.size)}')
+      f'are of a jackknife. {frechet.caution(found.size, found.size)}'
+  )
 
 
 def _parts(films):
@@ -83,8 +106,10 @@ def _parts(films):
   if windows.shape[1] < 2 * WINDOWS:
     raise UserError(
         f'a walk of {films.shape[1]} frames has no {2 * WINDOWS} windows of '
-        f'{WINDOW} (config.evaluate.walk_frames)')
+        f'{WINDOW} (config.evaluate.walk_frames)'
+    )
   shape = -1, *windows.shape[2:]
-  return (windows[:, :WINDOWS].reshape(shape),
-          windows[:, -WINDOWS:].reshape(shape))
-
+  return (
+      windows[:, :WINDOWS].reshape(shape),
+      windows[:, -WINDOWS:].reshape(shape),
+  )

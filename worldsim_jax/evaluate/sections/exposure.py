@@ -1,8 +1,8 @@
 """Exposure bias: what a model loses by living on its own frames.
 
-The same frames are predicted from ever more true ones, and at ever larger
-distances from them: rows of the table are the true context, columns the horizon.
-Horizon 1 is the teacher-forced next frame, the number that GameNGen reports
+Frames are predicted from ever more true ones, and at ever larger distances from
+them: rows of the table are the true context, columns the horizon. Horizon 1 is
+the teacher-forced next frame, the number that GameNGen reports
 (Valevski et al. 2024, arXiv 2408.14837: 29.4 dB on its own recordings of Doom,
 of other maps, another resolution and another player, so a rough comparison).
 What a column of the table loses to its first is the price of the model's own
@@ -30,7 +30,8 @@ def measure(trial: Trial) -> figures.Section:
   """
   if trial.world is None:
     raise UserError(
-        f'the subject {trial.name} does not predict from a context of any length')
+        f'the subject {trial.name} cannot be given a context of any length'
+    )
   section = figures.Section('Exposure bias: true context against own frames')
   contexts = lengths(trial.world)
   longest = pixel_frames(trial.world, contexts[-1])
@@ -43,26 +44,45 @@ def measure(trial: Trial) -> figures.Section:
     film = trial.subject(_given(clips, longest, shown)).rgb
     psnr = image_metrics.psnr(film, clips.future)
     row = [
-        figures.mean(f'psnr_{h}_after_{shown}_true_frames', psnr[:, h - 1],
-                     clips.maps, unit='dB') for h in horizons]
+        figures.mean(
+            f'psnr_{h}_after_{shown}_true_frames',
+            psnr[:, h - 1],
+            clips.maps,
+            unit='dB',
+        )
+        for h in horizons
+    ]
     section.figures += row
     rows.append([shown, *(f.value for f in row)])
     curves[f'{shown} true frames'] = figures.curve(
-        np.arange(1, horizon + 1), psnr, clips.maps)
+        np.arange(1, horizon + 1), psnr, clips.maps
+    )
   # The next frame after the longest true context.
-  section.figures.append(dataclasses.replace(
-      section.figures[-len(horizons)], name='teacher_forced_next_frame_psnr'))
-  section.tables.append((
-      'PSNR (dB) by true context and horizon',
-      ['true frames', *(f'frame {h}' for h in horizons)], rows))
-  section.plots.append(dict(
-      title='Horizon by true context', series=curves,
-      x_label='frame after the last true one', y_label='PSNR (dB)'))
+  section.figures.append(
+      dataclasses.replace(
+          section.figures[-len(horizons)], name='teacher_forced_next_frame_psnr'
+      )
+  )
+  section.tables.append(
+      (
+          'PSNR (dB) by true context and horizon',
+          ['true frames', *(f'frame {h}' for h in horizons)],
+          rows,
+      )
+  )
+  section.plots.append(
+      dict(
+          title='Horizon by true context',
+          series=curves,
+          x_label='frame after the last true one',
+          y_label='PSNR (dB)',
+      )
+  )
   return section
 
 
 def lengths(world) -> list[int]:
-  """Latent frames of true context: chunks by powers of two, and a full window."""
+  """Latent frames of true context: powers of two chunks, and a full window."""
   student = world.config.student
   chunk, room = student.chunk, student.window
   longest = room // chunk * chunk

@@ -97,7 +97,10 @@ def _powers(films):
 
 def _metrics(section):
   """(name, unit, (films, films) -> [n, T])."""
-  metrics = [('psnr', 'dB', image_metrics.psnr), ('ssim', '', image_metrics.ssim)]
+  metrics = [
+      ('psnr', 'dB', image_metrics.psnr),
+      ('ssim', '', image_metrics.ssim),
+  ]
   try:
     packaged_weights.find(packaged_weights.ALEXNET)
     metrics.append(('lpips', '', lpips.distance))
@@ -109,10 +112,12 @@ def _metrics(section):
 
 def _warped(films):
   last = films.rgb[:, films.given - 1]
-  return np.stack([
-      true_depth_warp.replay(picture, films.geometry(i), films.given)
-      for i, picture in enumerate(last)
-  ])
+  return np.stack(
+      [
+          true_depth_warp.replay(picture, films.geometry(i), films.given)
+          for i, picture in enumerate(last)
+      ]
+  )
 
 
 def _reconstruction(trial, films):

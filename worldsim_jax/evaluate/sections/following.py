@@ -29,7 +29,8 @@ def measure(trial: Trial) -> figures.Section:
   section = figures.Section('Action following')
   clips, other = trial.clips, trial.other
   ours, theirs = (
-      trial.played(what).rgb[:, :FRAMES] for what in (trials.CLIPS, trials.OTHER)
+      trial.played(what).rgb[:, :FRAMES]
+      for what in (trials.CLIPS, trials.OTHER)
   )
   mine, rival = clips.future[:, :FRAMES], other.future[:, :FRAMES]
   difference = np.abs(mine.astype(np.int16) - rival).mean(axis=(1, 2, 3, 4))
@@ -73,5 +74,3 @@ def correlation(x, y) -> np.ndarray:
   total = lambda film: film.sum(axis=(1, 2, 3, 4))
   scale = np.sqrt(total(x * x) * total(y * y))
   return total(x * y) / np.maximum(scale, 1e-9)
-
-

@@ -37,7 +37,7 @@ def measure(trial: Trial) -> figures.Section:
   """
   section = figures.Section('Memory: the same place again')
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
-  whole = np.concatenate([walks.rgb[:, :walks.given], film], axis=1)
+  whole = np.concatenate([walks.rgb[:, : walks.given], film], axis=1)
   found = {}
   for number in range(len(walks)):
     geometry = walks.geometry(number)
@@ -45,17 +45,20 @@ def measure(trial: Trial) -> figures.Section:
       if not len(pairs):
         continue
       measured = revisit_memory.measure(
-          whole[number], walks.rgb[number], geometry, pairs)
+          whole[number], walks.rgb[number], geometry, pairs
+      )
       found.setdefault(gap, []).append((walks.maps[number], measured))
   if not found:
     raise UserError(
         f'no walk of {trial.config.evaluate.walk_frames} frames comes back to '
         f'a place after {GAPS[0]:g} s or more: more frames '
-        '(config.evaluate.walk_frames), or another config.evaluate.walk_policy')
+        '(config.evaluate.walk_frames), or another config.evaluate.walk_policy'
+    )
   for gap in GAPS:
     if gap not in found:
       section.notes.append(
-          f'after {gap:g} s: no walk comes back (config.evaluate.walk_frames)')
+          f'after {gap:g} s: no walk comes back (config.evaluate.walk_frames)'
+      )
       continue
     section.figures += _figures(gap, found[gap])
   return section
@@ -70,7 +73,10 @@ def _pairs(trial, number):
     pairs = revisits.pairs(
         walks.pose[number],
         seconds_per_frame=1 / trial.config.data.frames_per_second,
-        min_gap=gap, max_gap=end, level=level)
+        min_gap=gap,
+        max_gap=end,
+        level=level,
+    )
     pairs = pairs[pairs[:, 0] >= walks.given]
     if len(pairs):
       pairs = revisits.closest(walks.pose[number], pairs)
@@ -83,10 +89,21 @@ def _figures(gap, walks):
   """Of (map, measured pairs), one per walk."""
   maps = np.concatenate([[name] * len(found.floor) for name, found in walks])
   all_of = lambda name: np.concatenate(
-      [getattr(found, name) for _, found in walks])
+      [getattr(found, name) for _, found in walks]
+  )
   return [
-      figures.mean(f'revisit_consistency_{gap:g}s', all_of('consistency'), maps,
-                   real=all_of('floor'), unit='dB'),
-      figures.mean(f'revisit_correctness_{gap:g}s', all_of('correctness'), maps,
-                   real=[EQUAL], unit='dB'),
+      figures.mean(
+          f'revisit_consistency_{gap:g}s',
+          all_of('consistency'),
+          maps,
+          real=all_of('floor'),
+          unit='dB',
+      ),
+      figures.mean(
+          f'revisit_correctness_{gap:g}s',
+          all_of('correctness'),
+          maps,
+          real=[EQUAL],
+          unit='dB',
+      ),
   ]

@@ -28,8 +28,11 @@ MOST_CLIPS = 20  # Alignment takes tens of milliseconds a frame.
 AFTER = (1, 4, 8)  # frames: later little of that frame is left in view
 PARTS = {'forward': 'map units', 'strafe': 'map units', 'turn': 'degrees'}
 GRID = (6, 8)  # points of the last given frame
-CAMERA = {'ate': 'map units', 'rpe_translation': 'map units',
-          'rpe_rotation': 'degrees'}
+CAMERA = {
+    'ate': 'map units',
+    'rpe_translation': 'map units',
+    'rpe_rotation': 'degrees',
+}
 TICS = 4  # per frame, for which alignment.REACH is meant
 LEAST_FRAMES = 3  # of a path
 
@@ -44,20 +47,30 @@ def measure(trial: Trial) -> figures.Section:
   reach = tuple(pace * r for r in alignment.REACH)
   ours, real = (
       [_judge(clips, i, shown[i], reach) for i in range(len(clips))]
-      for shown in (film, clips.future))
+      for shown in (film, clips.future)
+  )
   for name in ours[0]:
     part, unit = name.rsplit('|', 1)
     values = [[row[name] for row in rows] for rows in (ours, real)]
     # Alignment errs by little or by a lot, hence medians.
     reduce = figures.median if '_error' in part else figures.mean
     section.figures.append(
-        reduce(part, values[0], clips.maps, real=values[1], unit=unit))
+        reduce(part, values[0], clips.maps, real=values[1], unit=unit)
+    )
   if played.motions is not None:
-    rows = [_camera(predicted, clips.motions[i, clips.given:])
-            for i, predicted in enumerate(played.motions[chosen])]
+    rows = [
+        _camera(predicted, clips.motions[i, clips.given :])
+        for i, predicted in enumerate(played.motions[chosen])
+    ]
     section.figures += [
-        figures.mean(f'predicted_camera_{name}', [row[name] for row in rows],
-                     clips.maps, unit=unit) for name, unit in CAMERA.items()]
+        figures.mean(
+            f'predicted_camera_{name}',
+            [row[name] for row in rows],
+            clips.maps,
+            unit=unit,
+        )
+        for name, unit in CAMERA.items()
+    ]
   return section
 
 
@@ -68,10 +81,11 @@ def _judge(clips, number, film, reach) -> dict[str, float]:
   # Where sprites are the depth is that of what they hide.
   depth = np.where(geometry.exact[last], geometry.depth[last], np.inf)
   known = (camera, clips.rgb[number, last], depth)
-  film = film[:AFTER[-1]]
+  film = film[: AFTER[-1]]
   path = alignment.follow(
-      *known, film, reach=reach, motion=geometry.motions[last])
-  true = geometry.motions[clips.given:clips.given + len(film)]
+      *known, film, reach=reach, motion=geometry.motions[last]
+  )
+  true = geometry.motions[clips.given : clips.given + len(film)]
   told = {}
   moved = alignment.movements_of(true, geometry.motions[last])
   for after in (h for h in AFTER if h <= len(film)):
@@ -79,11 +93,14 @@ def _judge(clips, number, film, reach) -> dict[str, float]:
     error = np.abs(path.movements[after - 1] - moved[after - 1])
     for index, (part, unit) in enumerate(PARTS.items()):
       told[f'{part}_error_{after}|{unit}'] = (
-          error[index] if accepted else np.nan)
+          error[index] if accepted else np.nan
+      )
     told[f'odometry_accepted_{after}|'] = float(accepted)
   camera_rows = _camera(path.motions[path.accepted], true[path.accepted])
-  told |= {f'camera_{name}|{unit}': camera_rows[name]
-           for name, unit in CAMERA.items()}
+  told |= {
+      f'camera_{name}|{unit}': camera_rows[name]
+      for name, unit in CAMERA.items()
+  }
   return told | _tracks(clips, number, film, depth)
 
 
@@ -97,20 +114,32 @@ def _tracks(clips, number, film, depth) -> dict[str, float]:
   camera, geometry = clips.cameras[number], clips.geometry(number)
   last = clips.given - 1
   rows, columns = GRID
-  uv = np.stack(np.meshgrid(
-      (np.arange(columns) + .5) * camera.width / columns,
-      (np.arange(rows) + .5) * camera.height / rows), -1).reshape(-1, 2)
+  uv = np.stack(
+      np.meshgrid(
+          (np.arange(columns) + 0.5) * camera.width / columns,
+          (np.arange(rows) + 0.5) * camera.height / rows,
+      ),
+      -1,
+  ).reshape(-1, 2)
   positions, visible = correspondence.tracks(geometry, last, uv)
   new = slice(clips.given, clips.given + len(film))
   positions, visible = positions[new], visible[new]
   found = block_matching.match(
-      camera, film, positions, frame=clips.rgb[number, last], uv_frame=uv,
-      motion=geometry.motions[last], motions=geometry.motions[new],
-      depth=depth, normals=geometry.normals[last])
+      camera,
+      film,
+      positions,
+      frame=clips.rgb[number, last],
+      uv_frame=uv,
+      motion=geometry.motions[last],
+      motions=geometry.motions[new],
+      depth=depth,
+      normals=geometry.normals[last],
+  )
   sure = found.distinct & visible
   f1 = track_metrics.visibility(found.found, visible, found.judged)['f1']
   return {
       'track_end_point_error|px': (
-          track_metrics.end_point_error(found.uv, positions, sure)),
+          track_metrics.end_point_error(found.uv, positions, sure)
+      ),
       'track_visibility_f1|': f1,
   }

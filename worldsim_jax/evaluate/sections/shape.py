@@ -32,15 +32,19 @@ def measure(trial: Trial) -> figures.Section:
     for alignment, prefix in (('none', 'depth'), ('median', 'scaled_depth')):
       rows = [
           depth_metrics.depth_metrics(
-              depth, truth.depth[clips.given :], truth.exact[clips.given :],
-              alignment)
+              depth,
+              truth.depth[clips.given :],
+              truth.exact[clips.given :],
+              alignment,
+          )
           for depth, truth in _with_truth(played.depth, clips)
       ]
       section.figures += _figures(prefix, DEPTH, rows, clips.maps)
   if played.normals is not None:
     rows = [
         depth_metrics.normal_metrics(
-            normals, truth.normals[clips.given :], truth.exact[clips.given :])
+            normals, truth.normals[clips.given :], truth.exact[clips.given :]
+        )
         for normals, truth in _with_truth(played.normals, clips)
     ]
     section.figures += _figures('normals', NORMALS, rows, clips.maps)
@@ -54,7 +58,10 @@ def _with_truth(predicted, clips):
 def _figures(prefix, units, rows, maps):
   return [
       figures.mean(
-          f'{prefix}_{name}', np.array([row[name] for row in rows]), maps,
-          unit=unit)
+          f'{prefix}_{name}',
+          np.array([row[name] for row in rows]),
+          maps,
+          unit=unit,
+      )
       for name, unit in units.items()
   ]

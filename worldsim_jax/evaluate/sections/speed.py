@@ -1,4 +1,4 @@
-"""How fast a world streams on this machine, one viewer, waited for chunk by chunk.
+"""How fast a world streams here, to one viewer who waits for every chunk.
 
 Absolute times are those of the device that the report names, under whatever
 else it was doing.
@@ -51,10 +51,12 @@ def measure(trial: Trial) -> figures.Section:
   ):
     value = float(value)
     section.figures.append(
-        figures.Figure(name, value, value, value, len(seconds), None, unit))
+        figures.Figure(name, value, value, value, len(seconds), None, unit)
+    )
   section.notes.append(
       f'{jax.devices()[0].device_kind}, batch 1, {len(seconds)} chunks of '
-      f'{per_step} frames after compilation.')
+      f'{per_step} frames after compilation.'
+  )
   return section
 
 
