@@ -1,4 +1,4 @@
-"""Known faults are caught by the metric that is meant for them, and by no other.
+"""Known faults are caught by the metrics meant for them, and by no others.
 
 Subjects are the true future with one fault each, and the real engine renders
 them all. What a metric says of a fault is compared with what it says of the

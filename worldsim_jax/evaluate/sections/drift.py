@@ -16,9 +16,11 @@ from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import frechet
 from worldsim_jax.evaluate import i3d
 from worldsim_jax.evaluate import packaged_weights
+from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import trial as trials
 from worldsim_jax.evaluate.trial import Trial
 
+FILM_WALKS = 2
 WINDOW = 16  # frames, what FVD is defined on
 WINDOWS = 2  # early and late, of each walk; a second of a core each
 
@@ -26,6 +28,14 @@ WINDOWS = 2  # early and late, of each walk; a second of a core each
 def measure(trial: Trial) -> figures.Section:
   section = figures.Section('Drift: looks over time')
   _statistics(trial, section)
+  section.films['Walks: true future, subject'] = replay.film(
+      {
+          'true future': trial.walks.future,
+          trial.name: trial.played(trials.WALKS).rgb,
+      },
+      trial.walks,
+      FILM_WALKS,
+  )
   try:
     _distributions(trial, section)
   except UserError as e:
