@@ -11,7 +11,9 @@ import time
 
 from etils import epath
 
+from worldsim_jax.data import navigator
 from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import exports
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import films as film_files
 from worldsim_jax.evaluate import report
@@ -41,6 +43,27 @@ SECTIONS: Mapping[str, Callable[[Trial], Section]] = {
     'exposure': exposure.measure,
     'speed': speed.measure,
 }
+_COUNTS = ('walks', 'walk_frames')
+
+
+def check_config(evaluate):
+  """Raises UserError for a config.evaluate that names what there is not."""
+  for key, known in (('sections', SECTIONS), ('exports', exports.BENCHMARKS)):
+    for name in evaluate[key]:
+      if name not in known:
+        raise UserError(
+            f'config.evaluate.{key}: {name!r} is not one of {tuple(known)}.'
+        )
+  if evaluate.walk_policy not in navigator.PLAYERS:
+    raise UserError(
+        f'config.evaluate.walk_policy={evaluate.walk_policy!r} is not one of '
+        f'{tuple(navigator.PLAYERS)}.'
+    )
+  for key in _COUNTS:
+    if evaluate[key] < 1:
+      raise UserError(
+          f'config.evaluate.{key}={evaluate[key]} must be at least 1.'
+      )
 
 
 def evaluate(trial: Trial, folder, config) -> dict:
@@ -78,6 +101,7 @@ def evaluate(trial: Trial, folder, config) -> dict:
       summary |= figure.summary()
     if section.missing:
       summary[f'{name}_not_measured'] = section.missing
+  summary |= _export(trial, folder, page)
   page.section('Configuration')
   page.config(config)
   page.section('Versions')
@@ -112,6 +136,21 @@ def by_name(measured) -> dict[str, figures.Figure]:
       for section, _ in measured.values()
       for figure in section.figures
   }
+
+
+def _export(trial, folder, page) -> dict[str, str]:
+  """Films for other benchmarks; lines for summary.json on what is not there."""
+  failed = {}
+  if trial.config.evaluate.exports:
+    page.section('Films in the layout of other benchmarks')
+  for name in trial.config.evaluate.exports:
+    try:
+      path = exports.write(trial, folder, name)
+      page.text(f'{name}: {path}')
+    except UserError as e:
+      failed[f'{name}_not_written'] = str(e)
+      page.text(f'{name}: not written: {e}')
+  return failed
 
 
 def _add(page, section, folder, frames_per_second):

@@ -12,6 +12,7 @@ from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import objective
 from worldsim_jax.diffusion import samplers
 from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import suite
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
@@ -231,6 +232,7 @@ def _check_available(config, key, frames):
 def _check_evaluation(config):
   evaluate, student = config.evaluate, config.student
   _check_counts('config.evaluate', evaluate, _EVALUATE_COUNTS)
+  suite.check_config(evaluate)
   sampler = evaluate.get('teacher_sampler', 'euler')
   if sampler not in samplers.SAMPLERS:
     raise UserError(f'config.evaluate.teacher_sampler={sampler!r} is not one '
