@@ -161,6 +161,24 @@ class BootstrapTest(absltest.TestCase):
         (1, 1, 5),
     )
 
+  def test_a_function_of_means_is_resampled_as_a_whole(self):
+    values = np.random.default_rng(0).gamma(2, size=(2, 12))
+    groups = np.repeat(np.arange(6), 2)
+    np.testing.assert_allclose(
+        image_metrics.bootstrap_of_means(lambda m: m[0], values, groups),
+        image_metrics.bootstrap_mean(values[0], groups),
+    )
+    # Both halves of a ratio are drawn together: twice is always twice.
+    twice = np.stack([2 * values[0], values[0]])
+    np.testing.assert_allclose(
+        image_metrics.bootstrap_of_means(lambda m: m[0] / m[1], twice), 2
+    )
+    ratio, low, high = image_metrics.bootstrap_of_means(
+        lambda m: m[0] / m[1], values
+    )
+    self.assertAlmostEqual(ratio, values[0].sum() / values[1].sum())
+    self.assertBetween(ratio, low, high)
+
   def test_one_clip_has_no_spread(self):
     mean, low, high = image_metrics.bootstrap_mean([[1.0, 2.0]])
     np.testing.assert_array_equal([mean, low, high], [[1, 2]] * 3)

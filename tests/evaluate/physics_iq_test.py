@@ -135,7 +135,7 @@ class ScoreTest(absltest.TestCase):
   def test_a_dataset_is_the_ratio_of_means_not_the_mean_of_ratios(self):
     model = [self._values(0.2, 0.2, 0.2, 0), self._values(0.4, 0.4, 0.4, 0)]
     takes = [self._values(0.2, 0.2, 0.2, 0), self._values(0.8, 0.8, 0.8, 0)]
-    self.assertAlmostEqual(physics_iq.dataset_score(model, takes), 60)
+    self.assertAlmostEqual(physics_iq.dataset_score(model, takes)[0], 60)
     single = physics_iq.score(
         *(
             {n: np.array([c[n] for c in clips]) for n in physics_iq.NAMES}
@@ -168,11 +168,11 @@ class ScoreTest(absltest.TestCase):
     takes = [physics_iq.compare(*pair, kernel=3) for pair in clips]
     for values in takes:
       self.assertBetween(values['spatial_iou'], 0.05, 0.95)
-    truth = physics_iq.dataset_score(compared(lambda film: film), takes)
+    truth = physics_iq.dataset_score(compared(lambda film: film), takes)[0]
     self.assertEqual(truth, 100)
-    self.assertAlmostEqual(physics_iq.dataset_score(takes, takes), 100)
+    self.assertAlmostEqual(physics_iq.dataset_score(takes, takes)[0], 100)
     frozen = compared(lambda film: np.repeat(film[:1], len(film), 0))
-    self.assertLess(physics_iq.dataset_score(frozen, takes), 30)
+    self.assertLess(physics_iq.dataset_score(frozen, takes)[0], 30)
     backwards = compared(lambda film: film[::-1])
     for values in backwards:
       self.assertLess(values['spatiotemporal_iou'], 0.6)

@@ -101,6 +101,26 @@ def bootstrap_median(
   return median, *_interval(values[order][middle], confidence)
 
 
+def bootstrap_of_means(
+    function,
+    values_KN,
+    groups=None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+):
+  """As `bootstrap_mean`, of a function of K means, such as their ratio.
+
+  Args:
+    function: of means [K] or [K, R]; a number, or [R].
+    values_KN: K values of each of N.
+  """
+  values = np.asarray(values_KN, np.float64)
+  counts = _resamples(values.T, groups, num_resamples, seed)
+  means = values @ (counts / counts.sum(1, keepdims=True)).T
+  return function(values.mean(1)), *_interval(function(means), confidence)
+
+
 def _resamples(values, groups, num_resamples, seed):
   """How often each resample has each value, int64 [num_resamples, N]."""
   if not values.ndim or not values.shape[0]:

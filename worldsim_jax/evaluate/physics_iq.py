@@ -39,6 +39,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldsim_jax.evaluate import image_metrics
+
 NAMES = ('spatial_iou', 'weighted_spatial_iou', 'spatiotemporal_iou', 'mse')
 THRESHOLD = 10  # grey levels
 KERNEL = 5  # pixels
@@ -117,17 +119,32 @@ def score(model: Mapping[str, float], takes: Mapping[str, float]):
 
 
 def dataset_score(
-    model: Sequence[Mapping[str, float]], takes: Sequence[Mapping[str, float]]
-) -> float:
-  """Equation (5) of several clips, as published: means first, then ratios."""
+    model: Sequence[Mapping[str, float]],
+    takes: Sequence[Mapping[str, float]],
+    groups=None,
+) -> tuple[float, float, float]:
+  """Equation (5) of several clips, as published: means first, then ratios.
+
+  Args:
+    model: what `compare` says of each clip.
+    takes: likewise, of its takes.
+    groups: [N], equal for clips that are not independent.
+
+  Returns:
+    The score and the ends of its bootstrap interval of 95 %.
+  """
   if len(model) != len(takes) or not model:
     raise ValueError(f'{len(model)} clips, {len(takes)} pairs of takes')
-  return score(
-      *(
-          {name: np.mean([clip[name] for clip in clips]) for name in NAMES}
-          for clips in (model, takes)
-      )
-  )
+  values = [
+      [clip[n] for clip in rows] for rows in (model, takes) for n in NAMES
+  ]
+
+  def of_means(means):
+    ours, star = (dict(zip(NAMES, half)) for half in np.split(means, 2))
+    return score(ours, star)
+
+  found = image_metrics.bootstrap_of_means(of_means, values, groups)
+  return tuple(map(float, found))
 
 
 def _checked(film):

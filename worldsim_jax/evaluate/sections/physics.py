@@ -1,10 +1,11 @@
 """Physics-IQ's score on monsters: does what moves move where and when it must?
 
-Scenes are rooms of test maps with monsters in view; the player stands still, so
+Scenes are rooms of test maps; the player faces a monster and stands still, so
 that whatever moves moves by itself. The engine with another seed is the second
 take that the formula asks for (evaluate/physics_iq.py): what it is to guess
-right in a world that rolls dice. A model that never saw a monster, as the
-quickstart's has not, is asked for more than it was taught.
+right in a world that rolls dice. They are rolled from the first frame on, so
+the takes are alike at the beginning, not the same. A model that never saw a
+monster, as the quickstart's has not, is asked for more than it was taught.
 """
 
 import dataclasses
@@ -13,17 +14,21 @@ import numpy as np
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
+from worldsim_jax.data import maps as maps_lib
 from worldsim_jax.data import navigator
 from worldsim_jax.data import occupancy
+from worldsim_jax.data import sight
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import clips as clips_lib
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import physics_iq
+from worldsim_jax.evaluate import replay
+from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate.trial import Trial
 
-SCENES = 8
+SCENES, FILM_SCENES = 8, 4
 TRIES = 6  # places per map, of which the one where most moves is taken
-LEAD_SECONDS = 2.0  # until monsters have seen the player
+NEAR, FAR = 128.0, 448.0  # map units from the place to a monster
 SMALL = 96  # pixels of height below which masks are opened by less
 LEAST_MOVING = 0.002  # share of pixels and frames that some monster moves
 
@@ -36,51 +41,47 @@ def measure(trial: Trial) -> figures.Section:
   """
   section = figures.Section('Physics: what moves by itself')
   takes = scenes(trial)
-  num_frames = trial.given + trial.config.evaluate.horizon
-  last = lambda films: clips_lib.of_episodes(films, trial.given).last_frames(
-      num_frames, trial.given
+  clips, second = (
+      clips_lib.of_episodes(films, trial.given) for films in zip(*takes)
   )
-  clips, second = map(last, zip(*takes))
   film = trial.subject(clips).rgb
   kernel = 5 if trial.config.data.height >= SMALL else 3
-  compare = lambda x, y: physics_iq.compare(x, y, kernel=kernel)
-  model = [compare(x, y) for x, y in zip(film, clips.future)]
-  star = [compare(*pair) for pair in zip(clips.future, second.future)]
-  rows = lambda found, name: np.array([clip[name] for clip in found])
-  section.figures = [
-      figures.mean(
-          f'physics_{name}',
-          rows(model, name),
-          clips.maps,
-          real=rows(star, name),
-      )
-      for name in physics_iq.NAMES
+  compared = lambda films: [
+      physics_iq.compare(*both, kernel=kernel)
+      for both in zip(films, clips.future)
   ]
-  scores = physics_iq.score(
-      *(
-          {name: rows(found, name) for name in physics_iq.NAMES}
-          for found in (model, star)
-      )
-  )
-  section.figures.append(
-      figures.mean(
-          'physics_iq_per_scene',
-          scores,
-          clips.maps,
-          real=[100.0],
-          unit='of 100',
-      )
-  )
-  whole = physics_iq.dataset_score(model, star)
-  section.figures.append(
-      figures.Figure(
-          'physics_iq', whole, np.nan, np.nan, len(clips), 100.0, 'of 100'
-      )
-  )
+  model, star = compared(film), compared(second.future)
+  for name in physics_iq.NAMES:
+    ours, real = ([row[name] for row in rows] for rows in (model, star))
+    section.figures.append(
+        figures.mean(f'physics_{name}', ours, clips.maps, real)
+    )
+  # Where nothing moves in either film counts, too: a still one has some points.
+  still = compared(subjects.copy(clips).rgb)
+  for prefix, rows in (('', model), ('copy_', still)):
+    score = physics_iq.dataset_score(rows, star, clips.maps)
+    section.figures.append(
+        figures.Figure(
+            f'{prefix}physics_iq',
+            *score,
+            len(clips),
+            real=100.0,
+            unit='of 100',
+        )
+    )
   section.notes.append(
       f'{len(clips)} scenes of {clips.horizon} frames. For the four parts the '
       'column of the true future is the second take: the same scene under '
       'another seed of the engine.'
+  )
+  section.films['Monsters: true future, second take, subject'] = replay.film(
+      {
+          'true future': clips.future,
+          'second take': second.future,
+          trial.name: film,
+      },
+      clips,
+      FILM_SCENES,
   )
   return section
 
@@ -94,25 +95,24 @@ def scenes(trial: Trial) -> list[tuple]:
       tics_per_frame=config.data.tics_per_frame,
       monsters=True,
   )
-  shown = trial.given + config.evaluate.horizon
-  num_frames = shown + round(LEAD_SECONDS * config.data.frames_per_second)
+  num_frames = trial.given + config.evaluate.horizon
   found = []
   for number, name in enumerate(trial.test_maps(SCENES)):
     with engine_lib.Engine(name, **options.engine_options) as engine:
       takes = [
-          _takes(engine, options, num_frames, 100 * number + k)
-          for k in range(TRIES)
+          _takes(engine, options, num_frames, 100 * number + k, start)
+          for k, start in enumerate(_places(engine.map, number))
       ]
     moving = [
-        _moving(one['rgb'][-shown:]) if _still(*both) else 0.0
+        _moving(one['rgb']) if _still(*both) else 0.0
         for both in takes
         for one in both[:1]
     ]
-    if max(moving) >= LEAST_MOVING:
+    if max(moving, default=0.0) >= LEAST_MOVING:
       found.append(takes[int(np.argmax(moving))])
   if not found:
     raise UserError(
-        f'no monster moves in any of {SCENES} scenes of {shown} frames '
+        f'no monster moves in any of {SCENES} scenes of {num_frames} frames '
         '(config.data.generated_test_maps, config.evaluate.horizon)'
     )
   return found
@@ -127,14 +127,37 @@ def _still(*films):
   return all(np.ptp(film['pose'], axis=0).max() == 0 for film in films)
 
 
-def _takes(engine, options, num_frames, seed):
+def _places(map_, seed):
+  """Up to TRIES x, y and yaw: of a maze, places that face a monster in sight.
+
+  Where monsters are on other maps is not told: places are any.
+  """
+  grid = occupancy.of_map(map_.name)
+  if not map_.name.startswith(maps_lib.GENERATED):
+    return [navigator.random_start(grid, 100 * seed + k) for k in range(TRIES)]
+  rng = np.random.default_rng(seed)
+  monsters = maps_lib.maze_of(map_.name).monsters
+  free = grid.centre(grid.free_cells)
+  places = []
+  for k in range(TRIES):
+    _, *monster = monsters[k % len(monsters)]
+    way = np.array(monster) - free
+    far = np.hypot(*way.T)
+    good = (far >= NEAR) & (far <= FAR) & sight.clear(map_.level, monster, free)
+    if good.any():
+      one = rng.choice(np.flatnonzero(good))
+      yaw = np.degrees(np.arctan2(way[one, 1], way[one, 0]))
+      places.append((*map(float, free[one]), float(yaw)))
+  return places
+
+
+def _takes(engine, options, num_frames, seed, start):
   """Two films from one place, in which the player does nothing."""
-  grid = occupancy.of_map(engine.map.name)
   recipe = episodes.Recipe(
       engine.map.name,
       ((0.0, 0.0, 0.0),) * num_frames,
       seed=seed,
-      start=navigator.random_start(grid, seed),
+      start=start,
       **options.engine_options,
   )
   return tuple(
