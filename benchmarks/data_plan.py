@@ -16,6 +16,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
+from benchmarks import pages
 from benchmarks.configs import wan_1_3b
 from worldsim_jax.models import build
 from worldsim_jax.models import pixels
@@ -25,7 +26,7 @@ from worldsim_jax.streaming import files
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs/data.md'
 MEASURED = ROOT / 'benchmarks/results/cpu-2/record.json'
-BEGIN, END = '<!-- {}: python -m benchmarks.data_plan -->', '<!-- end -->'
+SCRIPT = 'data_plan'
 
 CLIPS = 10**8
 FRAMES, HEIGHT, WIDTH = 81, 480, 832
@@ -103,7 +104,7 @@ def train_flops() -> float:
 
 
 def _assumed():
-  return _table(
+  return pages.markdown(
       ['assumption', 'value', 'why'],
       [[f'`{name}`', f'{value:g} {unit}'.strip(), why]
        for name, (value, unit, why) in ASSUMED.items()])
@@ -122,7 +123,7 @@ def _storage():
       ('text, bfloat16, as stored', '`tokens` x 4096 x 2', v['text']),
       ('**latents and text, as stored**', '', clip(v['text']))]
   shards = -(-CLIPS // RECORDS_PER_SHARD)
-  return _table(
+  return pages.markdown(
       ['what', 'of a clip', 'MB per clip', 'TB for 10^8'],
       [[what, how, f'{size / 1e6:.3g}', f'{size * CLIPS / 1e12:,.0f}']
        for what, how, size in rows]) + (
@@ -156,7 +157,7 @@ def _work():
   hours = {step: seconds * CLIPS / workers / 3600
            for step, _, seconds, workers in rows}
   device = hours['encode (TAEHV)'] + hours['embed (umT5)']
-  return _table(
+  return pages.markdown(
       ['step', 'a clip', 'seconds', 'workers', 'hours for 10^8'],
       [[step, how, f'{seconds:.4f}', f'{workers:,.0f}', f'{hours[step]:,.1f}']
        for step, how, seconds, workers in rows]) + (
@@ -179,7 +180,7 @@ def _training():
   return (
       f'A clip is {v["train_flops"] / 1e12:,.0f} TFLOP in training, '
       f'{seconds:.2f} s of a chip; reading it takes {v["read"]:.3f} s of a '
-      'core (measured).\n\n') + _table(
+      'core (measured).\n\n') + pages.markdown(
           ['chips', 'clips/s', 'MB/s', 'MB/s per host', 'cores per host',
            'days for a pass'], rows)
 
@@ -191,23 +192,9 @@ def _product(shape):
   return result
 
 
-def _table(names, rows):
-  line = lambda cells: '| ' + ' | '.join(cells) + ' |\n'
-  return line(names) + line(['---'] * len(names)) + ''.join(map(line, rows))
-
-
-def filled(page: str) -> str:
-  """The page with every table as it is now."""
-  for name, table in tables().items():
-    before, begin, rest = page.partition(BEGIN.format(name))
-    _, end, after = rest.partition(END)
-    page = f'{before}{begin}\n{table}{end}{after}'
-  return page
-
-
 def main():
   if sys.argv[1:] == ['--write']:
-    PAGE.write_text(filled(PAGE.read_text()))
+    pages.write(PAGE, SCRIPT, tables())
   else:
     print('\n'.join(tables().values()))
 

@@ -13,7 +13,6 @@ Rows take one to fifteen minutes on two CPU cores.
 
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,15 @@ from typing import NamedTuple
 
 from absl import flags
 
+from benchmarks import pages
 from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'benchmarks/results/fit'
-BEGIN, END = '<!-- fit: begin -->', '<!-- fit: end -->'
+COLUMNS = ('config', 'slice', 'program', 'GiB per chip, of', 'arguments, GiB',
+           'TFLOP per chip', 'GB sent per chip', 'at peak, s', 'fits')
 
 _ONLY = flags.DEFINE_string('only', '', 'Part of the names of rows to compile.')
 _WRITE = flags.DEFINE_bool('write', False, 'Compile nothing.')
@@ -110,9 +111,7 @@ def _versions(python) -> dict[str, str]:
 
 def table() -> str:
   """Markdown of all rows that have been compiled."""
-  lines = ['| config | slice | program | GiB per chip, of | arguments, GiB | '
-           'TFLOP per chip | GB sent per chip | at peak, s | fits |',
-           '|---|---|---|---|---|---|---|---|---|']
+  rows = []
   versions = set()
   for row in ROWS:
     if not row.path.exists():
@@ -120,17 +119,18 @@ def table() -> str:
     result = json.loads(row.path.read_text())
     used = {k: v for k, v in result['versions'].items() if k != 'commit'}
     versions.add(', '.join(f'{k} {v}' for k, v in used.items()))
-    lines += [_line(row, program, result['numbers'])
-              for program in programs_of(result['numbers'])]
-  return '\n'.join([*lines, '', 'Compiled with ' + '; '.join(sorted(versions))
-                    + '. Commits and commands: `benchmarks/results/fit/`.'])
+    rows += [_cells(row, program, result['numbers'])
+             for program in programs_of(result['numbers'])]
+  return (pages.markdown(COLUMNS, rows) + '\nCompiled with '
+          + '; '.join(sorted(versions))
+          + '. Commits and commands: `benchmarks/results/fit/`.\n')
 
 
 def programs_of(numbers) -> list[str]:
   return list(dict.fromkeys(name.split('/')[0] for name in numbers))
 
 
-def _line(row, program, numbers) -> str:
+def _cells(row, program, numbers) -> list[str]:
   get = lambda name: numbers.get(f'{program}/{name}')
   number = lambda x, form: '-' if x is None else format(x, form)
   at_peak = number(get('roofline_(s)'), '.3g')
@@ -138,25 +138,13 @@ def _line(row, program, numbers) -> str:
             for what in ('arithmetic', 'memory', 'network')}
   if get('roofline_(s)') is not None:
     at_peak += f' ({max(limits, key=limits.get)})'
-  cells = [
+  return [
       ' '.join([f'`{row.config}.py`', *row.overrides]), row.topology, program,
       f'{number(get("total_(GiB)"), ".2f")} of '
       f'{number(get("limit_(GiB)"), ".2f")}',
       number(get('arguments_(GiB)'), '.2f'),
       number(get('TFLOP'), '.4g'), f'{number(get("sent_(GB)"), ".3g")}',
-      at_peak, get('fits')]
-  return '| ' + ' | '.join(map(str, cells)) + ' |'
-
-
-def write_readme(text: str):
-  """Replaces what is between the two marks."""
-  path = ROOT / 'README.md'
-  readme = path.read_text()
-  if BEGIN not in readme or END not in readme:
-    raise UserError(f'{path} has no {BEGIN} and {END}.')
-  marked = re.compile(f'{re.escape(BEGIN)}.*?{re.escape(END)}', re.DOTALL)
-  report.write_atomically(
-      path, marked.sub(lambda _: f'{BEGIN}\n{text}\n{END}', readme))
+      at_peak, str(get('fits'))]
 
 
 def main(argv):
@@ -166,7 +154,7 @@ def main(argv):
     if wanted and not _WRITE.value:
       print(f'--- {row.name}', flush=True)
       run(row)
-  write_readme(table())
+  pages.write(ROOT / 'README.md', 'fit_table', {'fit': table()})
 
 
 if __name__ == '__main__':

@@ -8,6 +8,11 @@ import subprocess
 from absl.testing import absltest
 
 from benchmarks import data_plan
+from benchmarks import pages
+from benchmarks import subjects
+from worldsim_jax.evaluate import exports
+from worldsim_jax.evaluate import suite
+from worldsim_jax.evaluate.subjects import of_truth
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -41,14 +46,29 @@ class UpstreamPageTest(absltest.TestCase):
     self.assertEqual(rows, [str(i) for i in range(1, 19)])
 
 
+class EvaluationPageTest(absltest.TestCase):
+
+  def test_the_table_is_what_was_measured(self):
+    page = subjects.PAGE.read_text()
+    self.assertEqual(
+        page, pages.filled(page, 'subjects', {'subjects': subjects.table()}),
+        'python -m benchmarks.subjects')
+
+  def test_all_sections_subjects_and_exports_are_in_it(self):
+    page = subjects.PAGE.read_text()
+    for name in (*suite.SECTIONS, *of_truth(17.5)):
+      self.assertIn(f'\n| `{name}` | ', page)
+    for name in exports.BENCHMARKS:
+      self.assertIn(f"'{name}'", page)
+
+
 class DataPageTest(absltest.TestCase):
 
   def test_every_table_is_what_the_script_prints(self):
-    page = data_plan.PAGE.read_text()
-    for name in data_plan.tables():
-      self.assertIn(data_plan.BEGIN.format(name), page)
+    page, tables = data_plan.PAGE.read_text(), data_plan.tables()
     self.assertEqual(
-        page, data_plan.filled(page), 'python -m benchmarks.data_plan --write')
+        page, pages.filled(page, data_plan.SCRIPT, tables),
+        'python -m benchmarks.data_plan --write')
 
   def test_bytes_of_a_clip_are_those_of_the_arrays(self):
     from benchmarks import record  # pylint: disable=g-import-not-at-top
