@@ -1,5 +1,6 @@
 """DMD on networks whose predictions are known."""
 
+import functools
 import types
 
 from absl.testing import absltest
@@ -11,6 +12,7 @@ import numpy as np
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import objective
 from worldsim_jax.distill import dmd
+from worldsim_jax.distill import matching
 from worldsim_jax.models.conditioning import Conditioning
 
 B, F, H, W, C = 2, 4, 2, 2, 3
@@ -52,27 +54,26 @@ def config(**changes):
   )
 
 
+def networks(fn=velocity_fn, **params):
+  return {name: functools.partial(fn, data) for name, data in params.items()}
+
+
+def sample(video):
+  return matching.Sample(video, VIDEO, CONDITIONING, GIVEN)
+
+
 def generator_loss(video, teacher, critic, fn=velocity_fn, **changes):
   return dmd.generator_loss(
-      {'teacher': fn, 'critic': fn},
-      video,
-      CONDITIONING,
-      {'teacher': teacher, 'critic': critic},
+      networks(fn, teacher=teacher, critic=critic),
+      sample(video),
       KEY,
       config(**changes),
-      context_frames=GIVEN,
   )
 
 
 def critic_loss(video, critic, **changes):
   return dmd.critic_loss(
-      {'critic': velocity_fn},
-      video,
-      CONDITIONING,
-      {'critic': critic},
-      KEY,
-      config(**changes),
-      context_frames=GIVEN,
+      networks(critic=critic), sample(video), KEY, config(**changes)
   )
 
 
@@ -166,7 +167,7 @@ class GeneratorTest(parameterized.TestCase):
     self.assertTrue(np.all(timesteps[:, GIVEN:] > 0))
 
   def test_noise_levels_keep_away_from_the_ends(self):
-    levels = dmd.noise_levels(KEY, 1000, config(shift=5.0))
+    levels = matching.noise_levels(KEY, 1000, config(shift=5.0))
     np.testing.assert_allclose(
         [levels.min(), levels.max()], [0.02, 0.98], rtol=1e-6
     )
@@ -177,7 +178,7 @@ class CriticTest(absltest.TestCase):
   def test_regresses_the_velocity_of_the_samples(self):
     loss, _ = critic_loss(jnp.asarray(VIDEO), np.float32(0.5))
     rng_sigma, rng_eps = jax.random.split(KEY)
-    sigma = dmd.noise_levels(rng_sigma, B, config())[:, None] * (
+    sigma = matching.noise_levels(rng_sigma, B, config())[:, None] * (
         np.arange(F) >= GIVEN
     )
     x, target = objective.noised(rng_eps, VIDEO, sigma)

@@ -12,6 +12,7 @@ start from nothing may have sizes of their own, `config.<stage>.model`.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.distill import dmd
+from worldsim_jax.distill import matching
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
 from worldsim_jax.forcing import rollout
@@ -119,9 +121,12 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
       rng_rollout, rng_divergence = jax.random.split(rng)
       video, rollout_metrics = generate(params[student], batch, rng_rollout)
       image = batches.image_before_future(batch['latents'], given)
-      loss, metrics = divergence(
-          velocities, video, batches.conditioning(batch).with_image(*image),
-          params, rng_divergence, stage, context_frames=given)
+      sample = matching.Sample(
+          video, batch['latents'],
+          batches.conditioning(batch).with_image(*image), given)
+      networks = {role: functools.partial(velocity, params[role])
+                  for role, velocity in velocities.items()}
+      loss, metrics = divergence(networks, sample, rng_divergence, stage)
       return loss, rollout_metrics | metrics
 
     return loss
