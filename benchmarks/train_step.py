@@ -43,7 +43,7 @@ def benchmark(options):
 
 
 def synthetic_batches(config):
-  """As train.datasets.training_batches: (stage config) -> () -> iterator."""
+  """As train.datasets.Batches: (stage config) -> () -> iterator."""
   def of_stage(stage):
     is_tokenizer = stage.paradigm == 'tokenizer'
     make = frame_batch if is_tokenizer else latent_batch

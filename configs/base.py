@@ -6,6 +6,8 @@ sees them, pixel frames in `data` and `evaluate`.
 
 from ml_collections import ConfigDict
 
+from configs import stages
+
 
 def get_config() -> ConfigDict:
   config = ConfigDict()
@@ -36,18 +38,12 @@ def get_config() -> ConfigDict:
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
       window=4, sink=2, relative_positions=True, context_sigma=0.,
       weights_dtype='float32'))  # of the network that streams
-  config.tokenizer = stage('tokenizer', power=2., edge_weight=0.,
-                           latent_noise=0.05)
-  config.teacher = stage('full_sequence', max_context_frames=4, **DENOISER)
-  config.teacher_forcing = stage(
-      'teacher_forcing', start_from='teacher', context_frames=1, **DENOISER)
-  config.self_forcing = stage(
-      'self_forcing', start_from='teacher_forcing', teacher='teacher',
-      generator_every=5, frozen_dtype='float32', guidance_scale=1.5, shift=5.,
-      min_sigma=0.02, max_sigma=0.98, critic_weight='none',
-      critic=network(start_from=''))  # '': from the teacher
-  for pace in (config.self_forcing, config.self_forcing.critic):
-    pace.optimizer.update(dict(b1=0., schedule='constant'))
+  config.tokenizer = stages.tokenizer()
+  config.teacher = stages.denoiser('full_sequence', max_context_frames=4)
+  config.teacher_forcing = stages.denoiser(
+      'teacher_forcing', start_from='teacher', context_frames=1)
+  config.self_forcing = stages.distillation(
+      'self_forcing', start_from='teacher_forcing')
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
       teacher_steps=16, teacher_sampler='euler', teacher_window=6,
@@ -58,23 +54,3 @@ def get_config() -> ConfigDict:
   config.loop = ConfigDict(dict(
       log_every=10, save_every=100, max_to_keep=2, keep_every=0))  # 0: none
   return config
-
-
-# What differs from config.model; a world, to start from (train/pretrained.py).
-DENOISER = dict(shift=5., weight='none', guidance_dropout=0.1, model={},
-                weights='')
-
-
-def stage(paradigm: str, **own) -> ConfigDict:
-  """A stage: what every stage has, then its paradigm's own keys."""
-  common = dict(paradigm=paradigm, start_from='', num_steps=1000,
-                batch_size=16, accumulate=1, clip_frames=6,
-                offload=())  # to host memory: 'opt_state', 'ema'
-  return ConfigDict(common | network().to_dict() | own)
-
-
-def network(**own) -> ConfigDict:
-  """How a network is updated."""
-  return ConfigDict(own | dict(ema=None, ema_start=0, optimizer=dict(
-      learning_rate=1e-3, warmup_steps=20, schedule='cosine', b1=0.9, b2=0.99,
-      weight_decay=0.01, clip_norm=1., frozen=())))

@@ -16,7 +16,7 @@ from worldsim_jax.train import validation
 
 FOLDER = pathlib.Path(base.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
-               if path.stem not in ('base', '__init__'))
+               if path.stem not in ('base', 'stages', '__init__'))
 
 
 def module(name):

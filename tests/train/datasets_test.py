@@ -172,7 +172,7 @@ class BatchesTest(absltest.TestCase):
   def batches(self, seed=0):
     stage = config().teacher
     stage.update(dict(batch_size=2, clip_frames=4))
-    return datasets.training_batches(
+    return datasets.Batches(
         latents_dir(), datasets.latent_fields(config()), seed,
         meshes.make_mesh(devices=jax.devices()[:1]))(stage)()
 

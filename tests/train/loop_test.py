@@ -21,6 +21,7 @@ from worldsim_jax.train import loop
 from worldsim_jax.train import stages
 from worldsim_jax.train import state as train_state
 from worldsim_jax.train.metrics import NonFiniteLoss
+from worldsim_jax.train.monitor import Monitor
 
 NUM_STEPS = 6
 MAKE_TRAIN_STEP = functools.cache(train_state.make_train_step)
@@ -190,6 +191,54 @@ class LoopTest(parameterized.TestCase):
     state = self.train(workdir)
     for leaf in jax.tree.leaves(state):
       self.assertTrue(np.isfinite(leaf).all())
+
+  def watched(self, workdir, errors, contrasts=(1.,) * NUM_STEPS):
+    """Trains the toy, whose monitor finds these errors, step by step."""
+    values = jnp.array([errors, contrasts])
+
+    def measure(params, batch, unused_rng):
+      # What is measured is the network: its distance from where it began.
+      step = jnp.argmin(jnp.abs(batch['w'] - params['w'][0]))
+      return dict(zip(('error', 'contrast'), values[:, step]))
+
+    monitor = Monitor('toy', 1, measure, lambda: {'w': self.ways}, 2.)
+    return loop.train(
+        dataclasses.replace(toy_stage(None), monitor=monitor), {},
+        config().loop, seed=0, workdir=workdir, fingerprint={})
+
+  @functools.cached_property
+  def ways(self):
+    """The toy's parameter after each step."""
+    step, state = MAKE_TRAIN_STEP((toy_update(),), 0), loop.initial_state(
+        toy_stage(None), {})
+    ways = []
+    for _ in range(NUM_STEPS):
+      state, _ = step(state, {}, {'x': np.ones(8, np.float32)})
+      ways.append(float(state.params['toy']['w'][0]))
+    return np.array(ways, np.float32)
+
+  def test_what_was_best_on_held_out_clips_is_kept(self):
+    state = self.watched(self.folder(), (5., 3., 4., 1., 2., 6.))
+    self.assertEqual(state.best_params('toy')['w'][0], self.ways[3])
+    self.assertEqual(state.params['toy']['w'][0], self.ways[-1])
+
+  def test_a_collapsed_student_ends_its_stage_for_good(self):
+    workdir = self.folder()
+    errors, contrasts = (5., 3., 4., 1., 2., 6.), (1., 1.9, .6, 2.1, 1., 1.)
+    state = self.watched(workdir, errors, contrasts)
+    self.assertEqual(state.step, NUM_STEPS)
+    self.assertEqual(state.params['toy']['w'][0], self.ways[3])
+    again = self.watched(workdir, errors, contrasts)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    step, params = checkpoints.newest_params(workdir / 'toy', 'toy')
+    self.assertEqual(step, NUM_STEPS)
+    self.assertEqual(params['w'][0], self.ways[3])
+
+  @parameterized.parameters(.4, float('nan'))
+  def test_a_grey_or_broken_student_has_collapsed_too(self, contrast):
+    state = self.watched(
+        self.folder(), (3., 1., 2., 0., 0., 0.), (1., 1., contrast, 1., 1., 1.))
+    self.assertEqual(state.best_params('toy')['w'][0], self.ways[1])
 
   @parameterized.parameters(*range(NUM_STEPS))
   def test_what_a_nan_gradient_does_to_parameters_is_never_saved(self, nan_at):

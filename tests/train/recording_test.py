@@ -205,7 +205,7 @@ class RecordTest(absltest.TestCase):
     own.data.latents, own.stages = directory, ('teacher',)
     own.teacher.clip_frames = 5
     datasets.check_latents(own, world().config)
-    batches = datasets.training_batches(
+    batches = datasets.Batches(
         directory, datasets.latent_fields(own), 0, meshes.make_mesh())(
             own.teacher)()
     self.assertEqual(next(batches)['latents'].dtype, np.float32)

@@ -70,6 +70,18 @@ class PaceTest(absltest.TestCase):
       changed = [i for i in range(11) if np.any(w[i] != w[i + 1])]
       self.assertEqual(changed, expected, name)
 
+  def test_a_network_may_begin_late(self):
+    updates = (update('student', every=2, start=3), update('critic'))
+    states, metrics = run(new_state(updates), 7, updates)
+    w = [np.full(4, 2.0)] + [s.params['student']['w'] for s in states]
+    changed = [i for i in range(7) if np.any(w[i] != w[i + 1])]
+    self.assertEqual(changed, [4, 6])
+    named = [i for i in range(7) if 'student/loss' in
+             train_state.trained_metrics(metrics[i], updates, i)]
+    self.assertEqual(named, [4, 6])
+    self.assertEqual([updates[0].turns(i) for i in range(8)],
+                     [0, 0, 0, 0, 0, 1, 1, 2][:8])
+
   def test_a_skipped_network_keeps_its_optimiser(self):
     states, _ = eleven_steps()
     chex.assert_trees_all_equal(

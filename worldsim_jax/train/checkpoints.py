@@ -182,8 +182,9 @@ def newest_params(directory, network: str,
     announce: called with one line for a checkpoint that is passed over.
 
   Returns:
-    (finished steps, parameters on the first device): averaged ones where there
-    are any; optimisers are not read. None if there is no checkpoint.
+    (finished steps, parameters on the first device): the best on held-out clips
+    or averaged ones where there are any; optimisers are not read. None if there
+    is no checkpoint.
 
   Raises:
     UserError: if no checkpoint can be read.
@@ -207,7 +208,8 @@ def _read_params(state, network: str):
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     tree = reader.metadata(state).item_metadata.tree
-    part = 'ema' if network in tree.get('ema', {}) else 'params'
+    part = next(part for part in ('best', 'ema', 'params')
+                if network in tree.get(part, {}))
     wanted = {part: {network: jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
         tree[part][network])}}

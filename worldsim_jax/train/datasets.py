@@ -105,19 +105,37 @@ def films(config, directory: str, count: int):
     yield rgb[None, :len(rgb) - (len(rgb) - 1) % stride]
 
 
-def training_batches(directory: str, fields, seed: int, mesh):
-  """Returns (stage config) -> () -> an iterator over the training split.
+class Batches:
+  """Clips of a record set: the rows that this process's devices need.
 
-  It yields the rows that this process's devices of the mesh need.
+  Called with a stage's config, it gives () -> an iterator over the training
+  split.
+
+  Args:
+    directory: of the record set.
+    fields: of a batch.
+    seed: of the order.
+    mesh: of all processes' devices.
   """
-  source = functools.cache(lambda: records.Source(directory, 'train'))
 
-  def of_stage(stage):
+  def __init__(self, directory: str, fields, seed: int, mesh):
+    self._fields, self._seed, self._mesh = fields, seed, mesh
+    self._source = functools.cache(
+        lambda split: records.Source(directory, split))
+
+  def __call__(self, stage):
     return lambda: pipeline.make_iterator(
-        source(), batch_size=stage.batch_size, clip_frames=stage.clip_frames,
-        seed=seed, fields=fields, rows=meshes.rows(mesh, stage.batch_size))
+        self._source('train'), batch_size=stage.batch_size,
+        clip_frames=stage.clip_frames, seed=self._seed, fields=self._fields,
+        rows=meshes.rows(self._mesh, stage.batch_size))
 
-  return of_stage
+  def test_clips(self, num_clips: int, clip_frames: int) -> dict:
+    """The same clips of the test split on every call, as a batch."""
+    clips = pipeline.eval_clips(
+        self._source('test'), num_clips=num_clips, clip_frames=clip_frames,
+        fields=self._fields)
+    rows = meshes.rows(self._mesh, num_clips)
+    return {name: clips[name][rows] for name in self._fields}
 
 
 def _data_dir(config, workdir) -> str:

@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any, Callable
 
 import jax
+import jax.numpy as jnp
 
 from worldsim_jax.errors import Preempted
 from worldsim_jax.parallel import distributed
@@ -22,6 +23,7 @@ from worldsim_jax.parallel import preemption
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import metrics as metrics_lib
 from worldsim_jax.train import state as train_state
+from worldsim_jax.train.monitor import Monitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Stage:
     batches: () -> a data iterator with get_state and set_state.
     tokens_per_step: for the log.
     rollout_steps: mean trip count of the loops whose length is drawn at random.
+    monitor: what watches the student on held-out clips, or None.
     counted_updates: the updates without recomputation (remat), which model
       FLOPs leave out; the same as `updates` where it is empty.
   """
@@ -52,7 +55,13 @@ class Stage:
   tokens_per_step: int
   rollout_steps: float = 0.
   fit: Callable[[Any], Any] | None = None
+  monitor: Monitor | None = None
   counted_updates: tuple[train_state.Update, ...] = ()
+
+  @property
+  def watched(self) -> tuple[str, ...]:
+    """Networks that the monitor judges."""
+    return (self.monitor.network,) if self.monitor else ()
 
   @property
   def rates(self) -> flops.Rates:
@@ -91,27 +100,27 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
 
     # --- state and data, from the newest checkpoint or from nothing
     state, batches = _begin(stage, trained, saved, mesh)
-    first = int(state.step)
+    done = first = int(state.step)
     frozen = jax.jit(_laid_out(stage.frozen))(trained)
-    counted = model_flops(stage, step_fn, state, frozen, _peek(batches, mesh))
-    logger = metrics_lib.MetricLogger(
-        workdir, stage=stage.name, first_step=first, num_steps=stage.num_steps,
-        tokens_per_step=stage.tokens_per_step, log_every=config.log_every,
-        flops_per_step=counted)
+    logger = _logger(
+        stage, workdir, config, state,
+        model_flops(stage, step_fn, state, frozen, _peek(batches, mesh)))
     stop_sign = preemption.StopSign(mesh)
+    watch = _watcher(stage, seed, mesh, logger.note)
 
     # --- steps
     with logger, distributed.progress(
         lambda: _resumes(stage, saved.written_step())):
-      if not first:
-        logger.parameters(state.params)
-      for step in range(first, stage.num_steps):
+      while done < stage.num_steps:
+        step = done
         batch = meshes.place_batch(mesh, next(batches))
         state, new = step_fn(state, frozen, batch)
-        logger.push(step, train_state.trained_metrics(new, stage.updates, step))
+        new = train_state.trained_metrics(new, stage.updates, step)
+        state, held_out, done = watch(state, step)
+        logger.push(step, new | held_out)
         if step == first:  # Before it there is nothing to save.
           until_saved.enter_context(preemption.deferred())
-        done, stops = step + 1, stop_sign.is_up()
+        stops = stop_sign.is_up()
         if stops or done % config.save_every == 0 or done == stage.num_steps:
           # Reads this step's loss and gradient norms, and raises where one is
           # not finite: parameters that are NaN are never saved.
@@ -121,6 +130,53 @@ def train(stage: Stage, trained, config, seed: int, workdir, fingerprint,
           saved.wait()
           raise Preempted(f'{_resumes(stage, done)} if run again', agreed=True)
   return state
+
+
+def _logger(stage, workdir, config, state, flops_per_step):
+  logger = metrics_lib.MetricLogger(
+      workdir, stage=stage.name, first_step=int(state.step),
+      num_steps=stage.num_steps, tokens_per_step=stage.tokens_per_step,
+      log_every=config.log_every, flops_per_step=flops_per_step)
+  if not state.step:
+    logger.parameters(state.params)
+  return logger
+
+
+def _watcher(stage, seed, mesh, announce):
+  """Returns watch(state, step) -> (state, metrics, finished steps).
+
+  It measures on held-out clips when it is time, and waits for the result. A
+  stage whose student has collapsed is finished, whatever its step.
+  """
+  monitor = stage.monitor
+  if monitor is None:
+    return lambda state, step: (state, {}, step + 1)
+  clips = meshes.place_batch(
+      mesh, monitor.clips(), 'config.*.monitor.num_clips')
+
+  def judge(state):
+    found = monitor.measure(
+        state.averaged_params(monitor.network), clips,
+        train_state.purpose_key(seed, 0, 'held out'))
+    return layout.constrain(
+        state.judged(monitor.network, found['error'])), found
+
+  judge = jax.jit(judge, donate_argnums=0)
+
+  def watch(state, step):
+    done = step + 1
+    if done % monitor.every:
+      return state, {}, done
+    state, found = judge(state)
+    if monitor.is_collapsed(contrast := float(found['contrast'])):
+      announce(f'ends at step {done}: the student has collapsed (contrast '
+               f'{contrast:.2g} of the truth\'s); what was best on held-out '
+               'clips is kept')
+      done = stage.num_steps
+      state = state.replace(step=jnp.full_like(state.step, done))
+    return state, {f'held_out/{k}': x for k, x in found.items()}, done
+
+  return watch
 
 
 def _begin(stage, trained, saved, mesh):
@@ -143,7 +199,8 @@ def initial_state(stage: Stage, trained, mesh=None) -> train_state.TrainState:
     params = stage.fit(meshes.fetch(params))
     if mesh is not None:
       params = meshes.place(mesh, params)
-  create = lambda params: train_state.create(params, stage.updates)
+  create = lambda params: train_state.create(
+      params, stage.updates, stage.watched)
   if mesh is None:
     return jax.jit(_laid_out(create))(params)
   # What stays in the host's memory may be more than the device has.
@@ -155,7 +212,8 @@ def initial_state(stage: Stage, trained, mesh=None) -> train_state.TrainState:
 def abstract_state(stage: Stage, trained) -> train_state.TrainState:
   """Shapes of the state; `trained` may be ShapeDtypeStructs."""
   return jax.eval_shape(
-      lambda trained: train_state.create(stage.init(trained), stage.updates),
+      lambda trained: train_state.create(
+          stage.init(trained), stage.updates, stage.watched),
       trained)
 
 

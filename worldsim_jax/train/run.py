@@ -52,6 +52,9 @@ _OF_THE_SUITE = frozenset({
     'walk_maps', 'exports'})
 # Keys that came later count where they are used: older checkpoints lack them.
 _LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False}
+_LATER_OF_STAGES = {
+    'critic_warmup': 0, 'monitor.every': 0, 'monitor.num_clips': 16,
+    'monitor.clip_frames': 12, 'monitor.max_contrast': 0.}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
@@ -103,7 +106,7 @@ def train_stages(config, workdir, frames_dir):
   The networks are on the mesh, the world is this process's.
   """
   trained, mesh = {}, meshes.make_mesh(config.mesh)
-  make_batches = datasets.training_batches(
+  make_batches = datasets.Batches(
       frames_dir, datasets.FRAME_FIELDS, config.seed, mesh)
   vae_variables = None
   if config.data.latents:
@@ -150,7 +153,7 @@ def _latent_space(config, workdir, frames_dir, vae_variables, mesh):
                workdir / assemble.LATENT_SPACE)
   latents_dir = config.data.latents or datasets.latents(
       config, workdir, frames_dir, build.tokenizer(config), vae_variables)
-  return datasets.training_batches(
+  return datasets.Batches(
       latents_dir, datasets.latent_fields(config), config.seed, mesh)
 
 
@@ -225,10 +228,12 @@ def fingerprint(config, stage: str) -> dict:
     flat.pop('vae.kind')  # Older checkpoints have it without naming it.
   for name in set(earlier) & set(pretrained.names(config)):
     flat[f'{name}.weights_are'] = pretrained.fingerprint(config, name)
+  later = _LATER | {f'{name}.{key}': value for name in earlier
+                    for key, value in _LATER_OF_STAGES.items()}
   for key in list(flat):
     if key in _IRRELEVANT or key.rsplit('.')[-1] in _OF_THE_MACHINE:
       flat.pop(key)
-    elif key in _LATER and flat[key] == _LATER[key]:
+    elif key in later and flat[key] == later[key]:
       flat.pop(key)
   return flat
 

@@ -28,9 +28,11 @@ from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import distributed
+from worldsim_jax.train import monitor as monitors
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import pretrained
 from worldsim_jax.train.loop import Stage
+from worldsim_jax.train.monitor import Monitor
 from worldsim_jax.train.state import purpose_key
 from worldsim_jax.train.state import Update
 
@@ -40,7 +42,7 @@ class Inputs(NamedTuple):
 
   Attributes:
     config: of the run.
-    batches: stage config -> () -> iterator.
+    batches: as `datasets.Batches`: stage config -> () -> iterator.
     films: () -> some training films, uint8 [1, P, H, W, 3] each.
   """
   config: Any
@@ -133,7 +135,7 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
 
   updates = (
       _update(name, matched(dmd.generator_loss, name), stage, stage,
-              every=stage.generator_every),
+              every=stage.generator_every, start=stage.critic_warmup),
       _update('critic', matched(dmd.critic_loss, name), stage.critic, stage))
   return Stage(
       name, stage.num_steps, updates,
@@ -142,7 +144,27 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
       lambda trained: {'teacher': _cast(
           trained[stage.teacher], stage.frozen_dtype)},
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
-      rollout_steps=rollout.mean_passes(sampling))
+      rollout_steps=rollout.mean_passes(sampling),
+      monitor=_monitor(name, inputs, sampling))
+
+
+def _monitor(name, inputs, sampling) -> Monitor | None:
+  """That of a distilled student, as config.<stage>.monitor describes it."""
+  config, stage = inputs.config, inputs.config[name]
+  settings = stage.monitor
+  if not settings.every:
+    return None
+  own = build.for_network(config, name)
+  measure = monitors.continuation(
+      _velocity(config, name),
+      lambda batch, frames: build.new_cache(own, batch, frames), sampling,
+      context_frames=config.student.context_frames,
+      trained_frames=stage.clip_frames)
+  return Monitor(
+      name, settings.every, measure,
+      lambda: inputs.batches.test_clips(
+          settings.num_clips, settings.clip_frames),
+      settings.max_contrast)
 
 
 # How model FLOPs are counted: no recomputation, and products that are seen.
@@ -188,11 +210,16 @@ def _nothing(unused_trained):
   return {}
 
 
-def _update(network, loss, settings, stage, every: int = 1) -> Update:
+def _update(network, loss, settings, stage, every: int = 1,
+            start: int = 0) -> Update:
   """One network's share of a stage; `settings` are the network's own."""
-  optimizer = optimizers.make(settings.optimizer, -(-stage.num_steps // every))
-  return Update(network, loss, optimizer, every, settings.ema,
-                settings.ema_start, stage.accumulate, tuple(stage.offload))
+  update = Update(
+      network, loss, optimizer=None, every=every, start=start,
+      ema=settings.ema, ema_start=settings.ema_start,
+      accumulate=stage.accumulate, offload=tuple(stage.offload))
+  turns = update.turns(stage.num_steps)
+  return dataclasses.replace(
+      update, optimizer=optimizers.make(settings.optimizer, turns))
 
 
 def _velocity(config, network: str):

@@ -34,6 +34,7 @@ class Update:
     loss: (params, batch, rng) -> (loss, metrics).
     optimizer: an optax transformation.
     every: the network is updated in steps that are multiples of this.
+    start: and not before this one (a critic's warm-up).
     ema: decay of the averaged parameters per update, or None for no average.
     ema_start: updates before it copy the parameters instead.
     accumulate: parts that a batch is computed in, one after the other; the
@@ -45,40 +46,79 @@ class Update:
   loss: Callable[..., Any]
   optimizer: optax.GradientTransformation
   every: int = 1
+  start: int = 0
   ema: float | None = None
   ema_start: int = 0
   accumulate: int = 1
   offload: tuple[str, ...] = ()
 
+  def is_due(self, step):
+    """Whether it is this step's turn; a bool, or traced like the step."""
+    return (step % self.every == 0) & (step >= self.start)
+
+  def turns(self, step):
+    """How often it was its turn before this step."""
+    turns = -(-step // self.every) - -(-self.start // self.every)
+    return turns * (turns > 0)
+
+  @property
+  def is_always_due(self) -> bool:
+    return self.every == 1 and self.start == 0
+
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a checkpoint holds, by network name."""
+  """Everything that a checkpoint holds, by network name.
+
+  `best` has the parameters that did best on held-out clips, for networks that a
+  monitor watches, and the least error, see train/monitor.py.
+  """
   step: jax.Array
   params: dict[str, Any]
   opt_state: dict[str, Any]
   ema: dict[str, Any]
+  best: dict[str, Any] = flax.struct.field(default_factory=dict)
+  least_error: dict[str, Any] = flax.struct.field(default_factory=dict)
 
-  def best_params(self, network: str):
+  def averaged_params(self, network: str):
     """The averaged parameters where there are any."""
     return self.ema.get(network, self.params[network])
 
+  def best_params(self, network: str):
+    """Those that did best on held-out clips, or else the averaged ones."""
+    return self.best.get(network, self.averaged_params(network))
 
-def create(params: dict[str, Any], updates: tuple[Update, ...]) -> TrainState:
+  def judged(self, network: str, error) -> 'TrainState':
+    """With the averaged parameters as the best, if their error is the least."""
+    is_better = error < self.least_error[network]
+    best = jax.tree.map(
+        lambda new, old: jnp.where(is_better, new, old),
+        self.averaged_params(network), self.best[network])
+    least = jnp.where(is_better, error, self.least_error[network])
+    return self.replace(best={**self.best, network: best},
+                        least_error={**self.least_error, network: least})
+
+
+def create(params: dict[str, Any], updates: tuple[Update, ...],
+           watched: tuple[str, ...] = ()) -> TrainState:
   """The state before step 0.
 
   Args:
     params: of the networks to train, by name. The step donates them: arrays
       that two networks share, or that are read elsewhere, must be copied first.
     updates: one per network.
+    watched: networks that a monitor judges.
   """
+  copies = lambda names: {
+      name: jax.tree.map(jnp.copy, params[name]) for name in names}
   return TrainState(
       step=jnp.zeros((), jnp.int32), params=params,
       opt_state={u.network: u.optimizer.init(params[u.network])
                  for u in updates},
       # A copy: the step donates the state, and one buffer must not be two.
-      ema={u.network: jax.tree.map(jnp.copy, params[u.network])
-           for u in updates if u.ema is not None})
+      ema=copies(u.network for u in updates if u.ema is not None),
+      best=copies(watched),
+      least_error={name: jnp.full((), jnp.inf) for name in watched})
 
 
 def make_train_step(updates: tuple[Update, ...], seed: int):
@@ -92,7 +132,7 @@ def make_train_step(updates: tuple[Update, ...], seed: int):
     all_metrics = {}
     for update in updates:
       rng = purpose_key(seed, state.step, update.network)
-      if update.every == 1:
+      if update.is_always_due:
         state, metrics = _apply(update, state, frozen, batch, rng)
       else:
         state, metrics = _apply_sometimes(update, state, frozen, batch, rng)
@@ -113,7 +153,7 @@ def host_paths(updates: tuple[Update, ...]) -> tuple[str, ...]:
 def trained_metrics(metrics: dict[str, Any], updates: tuple[Update, ...],
                     step: int) -> dict[str, Any]:
   """Drops the metrics of networks that were not updated in this step."""
-  skipped = tuple(f'{u.network}/' for u in updates if step % u.every)
+  skipped = tuple(f'{u.network}/' for u in updates if not u.is_due(step))
   return {name: x for name, x in metrics.items()
           if not (skipped and name.startswith(skipped))}
 
@@ -143,7 +183,7 @@ def _apply(update: Update, state: TrainState, frozen, batch, rng):
       params={**state.params, name: params},
       opt_state={**state.opt_state, name: opt_state})
   if update.ema is not None:
-    warm = state.step // update.every >= update.ema_start
+    warm = update.turns(state.step) >= update.ema_start
     decay = jnp.where(warm, update.ema, 0.)
     ema = jax.tree.map(
         lambda average, new: decay * average + (1 - decay) * new,
@@ -198,7 +238,7 @@ def _apply_sometimes(update, state, frozen, batch, rng):
     return state, jax.tree.map(
         lambda x: jnp.full(x.shape, _missing(x.dtype), x.dtype), metrics)
 
-  return jax.lax.cond(state.step % update.every == 0, run, skip, state)
+  return jax.lax.cond(update.is_due(state.step), run, skip, state)
 
 
 def _missing(dtype):

@@ -55,6 +55,7 @@ def check(config):
     _check_student(config)
     _check_clips(config)
     _check_evaluation(config)
+    _check_monitors(config)
     _check_loop(config)
     _check_models(config)
   except UserError:
@@ -129,6 +130,28 @@ def _check_networks(name, stage, models):
   if unknown:
     raise UserError(f'config.{name}.offload: {sorted(unknown)[0]!r} is not one '
                     f'of {OFFLOADABLE}.')
+
+
+def _check_monitors(config):
+  given = config.student.context_frames
+  for name in config.stages:
+    monitor = config[name].get('monitor')
+    if not monitor or not monitor.every:
+      continue
+    where, trained = f'config.{name}.monitor', config[name].clip_frames
+    _check_counts(where, monitor, ('every', 'num_clips'))
+    if monitor.clip_frames <= trained:
+      raise UserError(
+          f'{where}.clip_frames={monitor.clip_frames} must be more than the '
+          f'{trained} of config.{name}.clip_frames: drift is what comes after.')
+    if (monitor.clip_frames - given) % config.student.chunk:
+      raise UserError(
+          f'{where}.clip_frames={monitor.clip_frames} less the {given} given '
+          'ones must be a multiple of config.student.chunk='
+          f'{config.student.chunk}.')
+    if monitor.max_contrast and monitor.max_contrast <= 1:
+      raise UserError(f'{where}.max_contrast={monitor.max_contrast} must be '
+                      'more than 1, or 0 for none.')
 
 
 def _check_counts(where, settings, keys):
