@@ -20,6 +20,7 @@ REGISTRY = {
     'torch_dit': 'the same transformer forward in PyTorch, beside ours',
     'odometer': 'errors of the motion measured on films, without learning',
     'geometry': 'exact depth, normals and flow: frames per second and core',
+    'forcing_step': "a Self Forcing step beside Teacher Forcing's, by part",
     'wan_cpu': "Wan's transformer and VAE on a CPU, beside diffusers'",
 }
 

@@ -56,6 +56,13 @@ class GuidanceTest(absltest.TestCase):
     )
     self.assertEqual(batches, [2 * B])
 
+  def test_keys_and_values_pass_of_both_halves(self):
+    denoiser = lambda x, t, given: (Denoiser()(x, t, given), 2 * x)
+    fn = guidance.guided(denoiser, self.given, self.unknown, 4.0)
+    v, kv = fn(self.x, self.t)
+    np.testing.assert_array_equal(v, self.guided(4.0)[0])
+    np.testing.assert_array_equal(kv, np.concatenate([2 * self.x, 2 * self.x]))
+
   def test_upstream_scale_is_ours_less_one(self):
     upstream = self.cond + 3.0 * (self.cond - self.uncond)
     np.testing.assert_allclose(self.guided(4.0)[0], upstream, atol=1e-5)

@@ -34,13 +34,14 @@ def guided(velocity_fn, conditioning, unconditional, scale: float,
   guidance the second one is not computed.
 
   Args:
-    velocity_fn: see above.
+    velocity_fn: see above. A model with a cache returns (v, KeyValues); these
+      are of both halves of the batch, and so must the cache be.
     conditioning, unconditional: two `Conditioning`s with the same streams.
     scale: w of the form.
     form: 'standard' or 'extra'.
 
   Returns:
-    A function (x_BFHWC, timesteps_BF) -> velocity_BFHWC.
+    A function (x_BFHWC, timesteps_BF) -> velocity_BFHWC, or (v, KeyValues).
   """
   _check(form)
   if scale == NONE[form]:
@@ -51,9 +52,11 @@ def guided(velocity_fn, conditioning, unconditional, scale: float,
       unconditional.with_masks())
 
   def fn(x_BFHWC, timesteps_BF):
-    v = velocity_fn(jnp.concatenate([x_BFHWC, x_BFHWC]),
-                    jnp.concatenate([timesteps_BF, timesteps_BF]), both)
-    return guide(*jnp.split(v, 2), scale, form)
+    out = velocity_fn(jnp.concatenate([x_BFHWC, x_BFHWC]),
+                      jnp.concatenate([timesteps_BF, timesteps_BF]), both)
+    v, *kv = out if isinstance(out, tuple) else (out,)
+    guided_v = guide(*jnp.split(v, 2), scale, form)
+    return (guided_v, *kv) if kv else guided_v
 
   return fn
 

@@ -92,6 +92,14 @@ def renoise(rng, x0_BFHWC, sigma):
   return (1 - sigma) * x0_BFHWC + sigma * eps
 
 
+def euler_step(x_BFHWC, x0_BFHWC, sigma, sigma_next):
+  """`euler`'s step from one scalar σ > 0 to the next, by the x0 it implies.
+
+  x + (σ_next - σ) v with v = (x - x0) / σ is x0 + (σ_next / σ) (x - x0).
+  """
+  return x0_BFHWC + sigma_next / sigma * (x_BFHWC - x0_BFHWC)
+
+
 def _timesteps(sigmas_K, timesteps_K):
   if timesteps_K is None:
     return flow.timesteps(jnp.asarray(sigmas_K, jnp.float32))

@@ -15,6 +15,12 @@ def conditioning(batch) -> Conditioning:
   return Conditioning(text=batch.get('text'), actions=batch.get('actions'))
 
 
+def last_frames(batch, num_frames: int):
+  """The batch of a clip's last frames, for losses that see only them."""
+  return {name: x if name == 'text' else x[:, -num_frames:]
+          for name, x in batch.items()}
+
+
 def image_before_chunks(latents_BFHWC, chunk: int):
   """For each frame the latest clean frame before its chunk, and its mask.
 

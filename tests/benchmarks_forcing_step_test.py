@@ -1,0 +1,52 @@
+"""Self Forcing's step is compared with Teacher Forcing's, part by part."""
+
+from unittest import mock
+
+from absl.testing import absltest
+import numpy as np
+import pytest
+
+import benchmarks
+from benchmarks import forcing_step
+from configs import quickstart
+
+PLAIN = (str, int, float, bool)
+
+
+def tiny_config():
+  config = quickstart.get_config('smoke')
+  config.model.update(dict(dim=16, ffn_dim=16, num_heads=1, num_layers=1))
+  config.student.timesteps = (1000, 500)
+  config.self_forcing.update(dict(batch_size=1, generator_every=4))
+  return config
+
+
+class ForcingStepTest(absltest.TestCase):
+
+  def test_a_step_is_a_critic_update_and_a_share_of_a_generator_update(self):
+    seconds = {part: {'teacher_forcing': np.array([1., 1.]),
+                      'self_forcing': np.array([2., 4.]) + i}
+               for i, part in enumerate(forcing_step.PARTS)}
+    with mock.patch.object(forcing_step, 'measure', lambda *_: seconds):
+      rows = forcing_step.benchmark(benchmarks.Options(tiny_config()))
+    self.assertEqual([row['part'] for row in rows],
+                     [*forcing_step.PARTS, 'step'])
+    self.assertEqual(rows[0]['ratio_to_teacher_forcing_median'], 3)
+    self.assertEqual(rows[-1]['teacher_forcing_seconds_median'], 1.25)
+    # (4 + 3 / 4) / 1.25 and (6 + 5 / 4) / 1.25.
+    self.assertEqual(rows[-1]['ratio_to_teacher_forcing_min'], 3.8)
+    self.assertEqual(rows[-1]['ratio_to_teacher_forcing_max'], 5.8)
+
+  @pytest.mark.slow
+  def test_every_part_of_a_step_is_timed(self):
+    rows = forcing_step.benchmark(benchmarks.Options(tiny_config(), repeats=1))
+    self.assertLen(rows, 4)
+    for row in rows:
+      self.assertEqual((row['frames'], row['chunk'], row['steps']), (4, 1, 2))
+      self.assertGreater(row['ratio_to_teacher_forcing_median'], 0)
+      for name, value in row.items():
+        self.assertIsInstance(value, PLAIN, name)
+
+
+if __name__ == '__main__':
+  absltest.main()
