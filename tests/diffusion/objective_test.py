@@ -64,9 +64,7 @@ class ObjectiveTest(absltest.TestCase):
     weight = objective.WEIGHTS['fused_snr'](sigma)
     clipped = [[0], [(0.1 / 0.9) ** 2], [1], [5], [5]]  # Of 16, 5 are left.
     # At σ = 0 it is a limit, taken at σ = 1e-4.
-    np.testing.assert_allclose(
-        weight, clipped * sigma**2, rtol=1e-5, atol=5e-8
-    )
+    np.testing.assert_allclose(weight, clipped * sigma**2, rtol=1e-5, atol=5e-8)
 
   def test_weight_fused_snr_adds_the_past_frame_by_frame(self):
     sigma = np.float32([[0.3, 0.6, 0.95, 0.4], [0.95, 0.95, 0.95, 0.05]])

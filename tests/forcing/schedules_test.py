@@ -25,8 +25,19 @@ class MatrixTest(parameterized.TestCase):
       (
           'autoregressive',
           1,
-          ['22222', '12222', '02222', '01222', '00222', '00122', '00022',
-           '00012', '00002', '00001', '00000'],
+          [
+              '22222',
+              '12222',
+              '02222',
+              '01222',
+              '00222',
+              '00122',
+              '00022',
+              '00012',
+              '00002',
+              '00001',
+              '00000',
+          ],
       ),
       (
           'pyramid',
@@ -100,10 +111,13 @@ class SampleTest(parameterized.TestCase):
             independent, 0.5, context, given, key, matrix, chunk=2
         )
     )(jax.random.key(0))
-    start = noise.normal(jax.random.split(jax.random.key(0))[0], (1, 8, 1, 2, 2))
+    start = noise.normal(
+        jax.random.split(jax.random.key(0))[0], (1, 8, 1, 2, 2)
+    )
     alone = samplers.euler(
         lambda x, t: independent(0.5, x, t, given.frames(2, 6), None),
-        start[:, 2:], SIGMAS,
+        start[:, 2:],
+        SIGMAS,
     )
     # Eight steps, of values near 8.
     np.testing.assert_allclose(made, alone, atol=1e-5)
@@ -114,7 +128,12 @@ class SampleTest(parameterized.TestCase):
     matrix = schedules.matrix(name, flow.sampling_sigmas(50, 1.0), 3, delay=7)
     made = jax.jit(
         lambda key: schedules.sample(
-            independent, 0.5, jnp.zeros((1, 0, 20, 20, 5)), given, key, matrix,
+            independent,
+            0.5,
+            jnp.zeros((1, 0, 20, 20, 5)),
+            given,
+            key,
+            matrix,
             chunk=1,
         )
     )(jax.random.key(0))
@@ -131,8 +150,13 @@ class SampleTest(parameterized.TestCase):
     )
     made = jax.jit(
         lambda key: schedules.sample(
-            conditional, covariance, jnp.zeros((1, 0, 40, 40, 5)),
-            Conditioning(), key, matrix, chunk=1,
+            conditional,
+            covariance,
+            jnp.zeros((1, 0, 40, 40, 5)),
+            Conditioning(),
+            key,
+            matrix,
+            chunk=1,
         )
     )(jax.random.key(0))
     found = np.cov(np.asarray(made).reshape(3, -1))
@@ -147,8 +171,14 @@ class SampleTest(parameterized.TestCase):
 
     context = np.full((1, 1, 1, 1, 1), 5, np.float32)
     made = lambda level: schedules.sample(
-        told, None, context, Conditioning(), jax.random.key(0),
-        np.float32([[1], [0]]), chunk=1, stabilisation_sigma=level,
+        told,
+        None,
+        context,
+        Conditioning(),
+        jax.random.key(0),
+        np.float32([[1], [0]]),
+        chunk=1,
+        stabilisation_sigma=level,
     )
     start, eps = (
         noise.normal(key, (1, 2, 1, 1, 1))
@@ -169,14 +199,24 @@ class SampleTest(parameterized.TestCase):
 
     matrix = schedules.matrix('autoregressive', np.float32([1, 0.5]), 2)
     schedules.sample(
-        spy, None, jnp.zeros((1, 1, 1, 1, 1)), Conditioning(),
-        jax.random.key(0), matrix, chunk=1, stabilisation_sigma=0.25,
+        spy,
+        None,
+        jnp.zeros((1, 1, 1, 1, 1)),
+        Conditioning(),
+        jax.random.key(0),
+        matrix,
+        chunk=1,
+        stabilisation_sigma=0.25,
     )
     jax.effects_barrier()
     self.assertEqual(
         asked,
-        [[250, 1000, 1000], [250, 500, 1000], [250, 250, 1000],
-         [250, 250, 500]],
+        [
+            [250, 1000, 1000],
+            [250, 500, 1000],
+            [250, 250, 1000],
+            [250, 250, 500],
+        ],
     )
 
   def test_longer_videos_are_made_window_after_window(self):
@@ -185,21 +225,34 @@ class SampleTest(parameterized.TestCase):
     matrix = schedules.matrix('pyramid', SIGMAS, 2)
     # Two frames of context, four new ones per window: 6 of 8 are asked for.
     made = schedules.extend(
-        independent, 1e-3, jnp.ones((1, 2, 1, 2, 2)), given, jax.random.key(0),
-        matrix, chunk=2, num_frames=6, stabilisation_sigma=0.02,
+        independent,
+        1e-3,
+        jnp.ones((1, 2, 1, 2, 2)),
+        given,
+        jax.random.key(0),
+        matrix,
+        chunk=2,
+        num_frames=6,
+        stabilisation_sigma=0.02,
     )
     self.assertEqual(made.shape, (1, 6, 1, 2, 2))
     # Frames have a deviation of 0.001.
     np.testing.assert_allclose(
-        made, np.broadcast_to(frames[2:, None, None, None], made.shape),
+        made,
+        np.broadcast_to(frames[2:, None, None, None], made.shape),
         atol=0.02,
     )
 
   def test_a_context_that_ends_in_a_chunk_names_the_keys(self):
     with self.assertRaisesRegex(ValueError, 'config.student.chunk'):
       schedules.sample(
-          independent, 1.0, jnp.zeros((1, 1, 1, 1, 1)), Conditioning(),
-          jax.random.key(0), np.ones((2, 1)), chunk=2,
+          independent,
+          1.0,
+          jnp.zeros((1, 1, 1, 1, 1)),
+          Conditioning(),
+          jax.random.key(0),
+          np.ones((2, 1)),
+          chunk=2,
       )
 
 

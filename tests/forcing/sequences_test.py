@@ -52,9 +52,7 @@ def params():
 
 @jax.jit
 def noisy_past(x, levels):
-  return sequences.noisy_past(
-      velocity_fn, params(), x, levels, ACTIONS, CHUNK
-  )
+  return sequences.noisy_past(velocity_fn, params(), x, levels, ACTIONS, CHUNK)
 
 
 @jax.jit
@@ -122,7 +120,7 @@ class SequencesTest(parameterized.TestCase):
 
     x = flow.add_noise(X0, EPS, LEVELS)
     sequences.noisy_past(spy, None, x, LEVELS, ACTIONS, CHUNK)
-    (x, levels, given), = asked
+    ((x, levels, given),) = asked
     guess = 0.7 / (0.7**2 + 0.3**2) * x[:, 1]
     np.testing.assert_allclose(levels, LEVELS, rtol=1e-6)
     for frame in (2, 3):

@@ -13,17 +13,18 @@ of frames that are noise alone nothing is learned, so it is no default.
 
 'fused_snr' is Diffusion Forcing's (Chen et al. 2024, arXiv 2407.01392; as
 version 1.5 of its code has it): a noisy frame is easier to denoise if the
-frames before it are clean. With s_f = ((1 - σ_f) / σ_f)² / 5 and S_f = min(s_f, 1),
+frames before it are clean. With the ratio of signal to noise of frame i,
+s_i = ((1 - σ_i) / σ_i)² / 5, and the clipped one, S_i = min(s_i, 1),
 
-  C_f = .96 C_f-1 + .04 S_f,  C_0 = S_0;    c_f = .96 C_f-1,  c_0 = 0,
-  f = 1 - (1 - c) (1 - s),    g = 1 - (1 - c) (1 - S),
-  w = 5 g / (1 + √(5 f))².                                               (3)
+  C_i = .96 C_i-1 + .04 S_i,  C_0 = S_0;    c_i = .96 C_i-1,  c_0 = 0,
+  u = 1 - (1 - c) (1 - s),    U = 1 - (1 - c) (1 - S),
+  w = 5 U / (1 + √(5 u))².                                               (3)
 
-5 f and 5 g are the signal-to-noise ratio, and the clipped one, with the past
-taken in. For a frame alone, w = min(SNR, 5) σ²: the squared error of x0 times
-the clipped ratio, since v's error is x0's over σ and σ = 1 / (1 + √SNR). It is
-0 at both ends. It looks at the frames before, so it means something where these
-are noisy, each at its level.
+5 u and 5 U are the ratios with the past taken in. For a frame alone, w is
+min(SNR, 5) σ²: the squared error of x0 times the clipped ratio, since v's error
+is x0's over σ, and σ = 1 / (1 + √SNR). (Upstream's velocity is another, and its
+weight 5 U / (1 + 5 u) accordingly.) It means something where a frame reads the
+noisy frames before it.
 """
 
 import jax
