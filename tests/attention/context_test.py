@@ -83,6 +83,38 @@ class ContextTest(parameterized.TestCase):
     mask = context.teacher_forcing(n * b, chunk=b).mask
     self.assertEqual(np.sum(mask), n**2 * b**2)
 
+  @parameterized.parameters((1, 1), (3, 1), (2, 3), (7, 3))
+  def test_it_is_upstreams_mask_without_the_last_clean_chunk(self, n, b):
+    # Self Forcing's code, for n blocks of b (model/diffusion.py): clean blocks
+    # read clean ones up to their own, noisy ones earlier clean ones and
+    # themselves; n (n + 1) b² pairs.
+    block, zeros = np.arange(n * b) // b, np.zeros((n * b, n * b), bool)
+    read, reads = block[None], block[:, None]
+    full = np.block([[read <= reads, zeros], [read < reads, read == reads]])
+    self.assertEqual(np.sum(full), n * (n + 1) * b**2)
+    # The last clean chunk reads n chunks, and none but itself reads it.
+    kept = np.delete(np.arange(2 * n * b), np.arange((n - 1) * b, n * b))
+    np.testing.assert_array_equal(
+        context.teacher_forcing(n * b, chunk=b).mask, full[np.ix_(kept, kept)]
+    )
+    self.assertFalse(np.any(full[kept][:, (n - 1) * b : n * b]))
+
+  def test_upstreams_mask_of_two_chunks_has_six_pairs_of_blocks(self):
+    block = np.arange(2)
+    read, reads = block[None], block[:, None]
+    full = np.block(
+        [[read <= reads, np.zeros((2, 2))], [read < reads, read == reads]]
+    )
+    self.assertMask(full, ['1000', '1100', '0010', '1001'])
+    self.assertMask(
+        context.teacher_forcing(2, chunk=1).mask, ['100', '010', '101']
+    )
+
+  @parameterized.parameters((1, 1), (3, 1), (2, 3), (7, 3))
+  def test_block_causal_allows_a_triangle_of_blocks(self, n, b):
+    mask = context.block_causal(n * b, chunk=b).mask
+    self.assertEqual(np.sum(mask), n * (n + 1) // 2 * b**2)
+
   def test_positions_count_the_frames(self):
     np.testing.assert_array_equal(
         context.block_causal(4, chunk=2).positions, [0, 1, 2, 3]

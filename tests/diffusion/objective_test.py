@@ -59,6 +59,39 @@ class ObjectiveTest(absltest.TestCase):
     np.testing.assert_array_equal(gradient[:, :2], 0)
     self.assertTrue(np.all(gradient[:, 2] != 0))
 
+  def test_weight_fused_snr_of_a_frame_alone_is_the_clipped_ratio_of_x0(self):
+    sigma = np.float32([[1.0], [0.9], [0.5], [0.2], [0.0]])
+    weight = objective.WEIGHTS['fused_snr'](sigma)
+    clipped = [[0], [(0.1 / 0.9) ** 2], [1], [5], [5]]  # Of 16, 5 are left.
+    # At σ = 0 it is a limit, taken at σ = 1e-4.
+    np.testing.assert_allclose(weight, clipped * sigma**2, rtol=1e-5, atol=5e-8)
+
+  def test_weight_fused_snr_adds_the_past_frame_by_frame(self):
+    sigma = np.float32([[0.3, 0.6, 0.95, 0.4], [0.95, 0.95, 0.95, 0.05]])
+    for row, found in zip(sigma, objective.WEIGHTS['fused_snr'](sigma)):
+      past, expected = None, []
+      for s in row:
+        snr = ((1 - s) / s) ** 2
+        clipped = min(snr, 5) / 5
+        seen = 0 if past is None else 0.96 * past
+        g = 1 - (1 - seen) * (1 - clipped)
+        f = 1 - (1 - seen) * (1 - snr / 5)
+        expected.append(5 * g / (1 + (5 * f) ** 0.5) ** 2)
+        past = clipped if past is None else 0.96 * past + 0.04 * clipped
+      np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  def test_weight_fused_snr_counts_noise_after_clean_frames_for_more(self):
+    weight = objective.WEIGHTS['fused_snr'](
+        np.float32([[0.1, 0.9], [0.9, 0.9]])
+    )
+    self.assertGreater(weight[0, 1], 10 * weight[1, 1])
+    nothing = objective.WEIGHTS['fused_snr'](np.ones((1, 3)))
+    np.testing.assert_array_equal(nothing, 0)
+
+  def test_of_no_frames_the_loss_is_zero(self):
+    self.scored = np.zeros((2, 3), bool)
+    self.assertEqual(self.loss(self.v)[0], 0)
+
   def test_noised_data_and_target_belong_together(self):
     x0 = self.v
     x, target = objective.noised(jax.random.key(0), x0, self.sigma)

@@ -70,6 +70,35 @@ class ManyStepsTest(parameterized.TestCase):
     np.testing.assert_allclose(x[:, 1:], self.x0[:, 1:], atol=1e-6)
 
 
+class StatesTest(absltest.TestCase):
+
+  def test_states_are_where_the_levels_were_and_the_end_is_eulers(self):
+    start = np.float32(np.random.default_rng(0).normal(size=SHAPE))
+    # A straight flow, v = 2 everywhere: x_σ = x_1 - 2 (1 - σ).
+    sigmas = np.float32([1.0, 0.8, 0.7, 0.4, 0.3])
+    constant = lambda x, t: np.full(x.shape, 2, np.float32)
+    states = samplers.euler_states(constant, start, sigmas, [0, 2, 3])
+    self.assertEqual(states.shape, (2, 4, *SHAPE[1:]))
+    for i, sigma in enumerate((1.0, 0.7, 0.4, 0.0)):
+      np.testing.assert_allclose(
+          states[:, i], start - 2 * (1 - sigma), atol=1e-6
+      )
+    np.testing.assert_array_equal(
+        states[:, -1], samplers.euler(constant, start, sigmas)
+    )
+
+  def test_given_frames_are_clean_in_every_state(self):
+    start, x0 = np.float32(np.random.default_rng(0).normal(size=(2, *SHAPE)))
+    known = (np.array([True, False, False]), x0)
+    states = samplers.euler_states(
+        lambda x, t: x, start, np.float32([1.0, 0.5]), [0, 1], known
+    )
+    np.testing.assert_array_equal(
+        states[:, :, 0], np.repeat(x0[:, None, 0], 3, axis=1)
+    )
+    np.testing.assert_array_equal(states[:, 0, 1:], start[:, 1:])
+
+
 class OrderTest(parameterized.TestCase):
   """Gaussian data of deviation s: x_σ / √((1-σ)² s² + σ²) never changes."""
 

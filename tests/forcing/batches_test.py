@@ -29,6 +29,34 @@ class BatchesTest(absltest.TestCase):
         batches.image_before_chunks(numbered(3), 1), [0, 1, 2]
     )
 
+  def test_a_noisy_frame_tells_what_a_regression_knows(self):
+    # Of 100,000 pairs (x0, x_σ) with x0 ~ N(0, 1), per level.
+    rng = np.random.default_rng(0)
+    x0, eps = rng.normal(size=(2, 100_000))
+    for sigma in (0.0, 0.3, 0.8, 1.0):
+      x = (1 - sigma) * x0 + sigma * eps
+      slope = np.mean(x0 * x) / np.mean(x * x)
+      explained = slope**2 * np.mean(x * x)
+      latents = np.ones((1, 2, 1, 1, 1), np.float32)
+      image, mask = batches.image_before_chunks(
+          latents, 1, np.full((1, 2), sigma, np.float32)
+      )
+      # Standard errors of the moments, 1 / √100,000, times 4.
+      self.assertAlmostEqual(float(image[0, 1, 0, 0, 0]), slope, delta=0.013)
+      self.assertAlmostEqual(float(mask[0, 1]), explained, delta=0.013)
+
+  def test_at_its_ends_a_noisy_frame_is_the_frame_or_none(self):
+    levels = np.float32([[0, 1, 0, 0]])
+    image, mask = batches.image_before_chunks(numbered(4), 1, levels)
+    np.testing.assert_array_equal(np.ravel(image), [0, 1, 0, 3])
+    np.testing.assert_array_equal(np.ravel(mask), [0, 1, 0, 1])
+    self.assertContinuesFrom(
+        batches.image_before_chunks(
+            numbered(6), 2, np.zeros((1, 6), np.float32)
+        ),
+        [0, 0, 2, 2, 4, 4],
+    )
+
   def test_a_future_continues_from_the_last_given_frame(self):
     before_future = jax.jit(batches.image_before_future)
     for given, frames in (1, [0, 1, 1, 1, 1]), (3, [0, 1, 2, 3, 3]):

@@ -3,10 +3,12 @@
 import types
 
 from absl.testing import absltest
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
 from worldsim_jax.diffusion import objective
 from worldsim_jax.forcing import batches
@@ -59,6 +61,12 @@ def full_sequence(config=CONFIG):
 def teacher_forcing(context_frames=CHUNK, config=CONFIG):
   return lambda fn: diffusion.teacher_forcing_loss(
       fn, config, 'net', chunk=CHUNK, context_frames=context_frames
+  )
+
+
+def diffusion_forcing(context_frames=0, chunk=CHUNK, config=CONFIG):
+  return lambda fn: diffusion.diffusion_forcing_loss(
+      fn, config, 'net', chunk=chunk, context_frames=context_frames
   )
 
 
@@ -160,6 +168,72 @@ class TeacherForcingTest(absltest.TestCase):
   def test_context_without_an_end_names_the_keys(self):
     with self.assertRaisesRegex(ValueError, 'context_frames=4 .* 4 '):
       run(teacher_forcing(context_frames=F), nothing)
+
+
+class DiffusionForcingTest(absltest.TestCase):
+
+  def test_every_frame_is_noisy_at_the_level_of_its_chunk(self):
+    _, (x, timesteps, _, context), _ = run(diffusion_forcing(), nothing)
+    self.assertEqual(x.shape, BATCH['latents'].shape)
+    self.assertTrue(np.all(x != BATCH['latents']))
+    levels = timesteps.reshape(B, -1, CHUNK)
+    np.testing.assert_array_equal(levels[..., 0], levels[..., 1])
+    self.assertLen(np.unique(levels), B * F // CHUNK)
+    self.assertEqual(context.mask, contexts.block_causal(F, CHUNK).mask)
+
+  def test_with_chunks_of_one_frame_every_frame_has_its_own_level(self):
+    _, (_, timesteps, _, _), _ = run(diffusion_forcing(chunk=1), nothing)
+    self.assertLen(np.unique(timesteps), B * F)
+
+  def test_all_frames_are_scored_but_those_that_are_given_clean(self):
+    batch = jax.tree.map(jnp.asarray, BATCH)
+
+    def constant(v_F, x, *unused_args):
+      return jnp.broadcast_to(v_F[:, None, None, None], x.shape)
+
+    for given in (0, 1):
+      loss = diffusion_forcing(given)(constant)
+      of_frame = lambda v: loss({'net': v}, batch, jax.random.key(0))[0]
+      gradient = jax.jit(jax.grad(of_frame))(np.ones(F, np.float32))
+      np.testing.assert_array_equal(gradient[:given], 0)
+      self.assertTrue(np.all(gradient[given:] != 0))
+    _, (x, timesteps, _, _), _ = run(diffusion_forcing(1), nothing)
+    np.testing.assert_array_equal(x[:, 0], BATCH['latents'][:, 0])
+    np.testing.assert_array_equal(timesteps[:, 0], 0)
+
+  def test_of_pure_noise_nothing_of_the_clip_is_told(self):
+    # A shift without bounds: every level is exactly 1.
+    config = types.SimpleNamespace(**vars(CONFIG) | {'shift': 1e30})
+    asked = []
+    for scale in (1, -2):
+      spy = Spy(nothing)
+      loss = diffusion_forcing(config=config)(spy)
+      batch = {'latents': scale * jnp.asarray(BATCH['latents'])}
+      loss({'net': None}, batch, jax.random.key(0))
+      asked.append(spy.asked)
+    np.testing.assert_array_equal(asked[0][1], 1000)
+    chex.assert_trees_all_equal(*asked)
+    np.testing.assert_array_equal(asked[0][2].image_mask, 0)
+
+  def test_the_loss_is_that_of_the_frames_at_their_levels(self):
+    config = types.SimpleNamespace(**vars(CONFIG) | {'weight': 'fused_snr'})
+    double = lambda unused_params, x, *unused_args: 2 * x
+    (loss, _), (x, timesteps, _, _), v = run(
+        diffusion_forcing(config=config), double
+    )
+    sigma_BF = timesteps / 1000
+    sigma = sigma_BF[..., None, None, None]
+    eps = (x - (1 - sigma) * BATCH['latents']) / sigma
+    expected, _ = objective.regression(
+        v, eps - BATCH['latents'], sigma_BF, np.ones(F), 'fused_snr'
+    )
+    # ε is divided by σ ≥ 0.1, which the key was chosen for.
+    self.assertGreater(float(sigma.min()), 0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+  def test_context_without_an_end_names_the_keys(self):
+    with self.assertRaisesRegex(ValueError, 'context_frames=4 .* 4 '):
+      run(diffusion_forcing(context_frames=F), nothing)
 
 
 class FullSequenceTest(absltest.TestCase):

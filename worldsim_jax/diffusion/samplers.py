@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import noise
@@ -35,18 +36,40 @@ def euler(velocity_fn, noise_BFHWC, sigmas_K, known=None, timesteps_K=None):
   Returns:
     Clean latents, like noise_BFHWC.
   """
-  sigma_next_K = jnp.append(sigmas_K[1:], 0.)
-  timesteps_K = _timesteps(sigmas_K, timesteps_K)
+  steps = _euler_steps(sigmas_K, timesteps_K)
 
   def step(x, now):
-    sigma, sigma_next, timestep = now
-    v = velocity_fn(x, _per_frame(timestep, x, known))
-    return _put_back(x + (sigma_next - sigma) * v, known), None
+    return _euler_step(velocity_fn, x, now, known), None
 
-  x, _ = jax.lax.scan(
-      step, _put_back(noise_BFHWC, known),
-      (sigmas_K, sigma_next_K, timesteps_K))
+  x, _ = jax.lax.scan(step, _put_back(noise_BFHWC, known), steps)
   return x
+
+
+def euler_states(velocity_fn, noise_BFHWC, sigmas_K, index_S, known=None):
+  """The states on the way of `euler`, and its end.
+
+  Args:
+    velocity_fn, noise_BFHWC, sigmas_K, known: as for `euler`.
+    index_S: the states to keep are those at sigmas_K[index_S]; ints.
+
+  Returns:
+    [B, S + 1, F, H, W, C], the end last.
+  """
+  num_kept = len(index_S)
+  slot_K = np.full(len(sigmas_K), num_kept)  # Unwanted: where the end will be.
+  slot_K[np.asarray(index_S)] = np.arange(num_kept)
+
+  def step(carry, now):
+    x, states = carry
+    slot, now = now
+    states = jax.lax.dynamic_update_index_in_dim(states, x, slot, axis=0)
+    return (_euler_step(velocity_fn, x, now, known), states), None
+
+  x = _put_back(noise_BFHWC, known)
+  states = jnp.zeros((num_kept + 1, *x.shape), x.dtype)
+  (end, states), _ = jax.lax.scan(
+      step, (x, states), (slot_K, _euler_steps(sigmas_K, None)))
+  return jnp.moveaxis(states.at[-1].set(end), 0, 1)
 
 
 def unipc(velocity_fn, noise_BFHWC, sigmas_K, known=None, timesteps_K=None):
@@ -98,6 +121,18 @@ def euler_step(x_BFHWC, x0_BFHWC, sigma, sigma_next):
   x + (σ_next - σ) v with v = (x - x0) / σ is x0 + (σ_next / σ) (x - x0).
   """
   return x0_BFHWC + sigma_next / sigma * (x_BFHWC - x0_BFHWC)
+
+
+def _euler_steps(sigmas_K, timesteps_K):
+  """(σ, the next σ, what the network is told), [K] each."""
+  return (jnp.asarray(sigmas_K), jnp.append(sigmas_K[1:], 0.),
+          _timesteps(sigmas_K, timesteps_K))
+
+
+def _euler_step(velocity_fn, x, now, known):
+  sigma, sigma_next, timestep = now
+  v = velocity_fn(x, _per_frame(timestep, x, known))
+  return _put_back(x + (sigma_next - sigma) * v, known)
 
 
 def _timesteps(sigmas_K, timesteps_K):

@@ -7,6 +7,7 @@ never generated, never in a loss.
 
 import jax.numpy as jnp
 
+from worldsim_jax.diffusion import flow
 from worldsim_jax.models.conditioning import Conditioning
 
 
@@ -21,14 +22,37 @@ def last_frames(batch, num_frames: int):
           for name, x in batch.items()}
 
 
-def image_before_chunks(latents_BFHWC, chunk: int):
-  """For each frame the latest clean frame before its chunk, and its mask.
+def image_before_chunks(latents_BFHWC, chunk: int, sigma_BF=None):
+  """For each frame the latest frame before its chunk, and its mask.
+
+  With `sigma_BF` the past is only seen noisy (Diffusion Forcing), and the image
+  is what x_σ tells of that frame: the best linear guess of latents of variance
+  1, whose mask m is the share of the variance that it explains,
+
+    y = (1 - σ) / n² · x_σ,    m = (1 - σ)² / n²,    n² = (1 - σ)² + σ²,   (1)
+
+  so that a frame at σ = 0 is given as it is, m = 1, and noise is no image at
+  all, m = 0. Between frames that correlate by r, the residual x0 - y has the
+  variance 1 - (2 r - 1) m: for r ≥ ½ never more than x0 has, while x_σ in place
+  of y would make it twice that at σ = 1.
+
+  Args:
+    latents_BFHWC: clean, or x_σ with sigma_BF.
+    chunk: frames denoised together.
+    sigma_BF: noise levels in [0, 1], or None if all is clean.
 
   Returns:
     [B, F, H, W, C] and [B, F]; zeros for the first chunk, which has no past.
   """
   frames = jnp.arange(latents_BFHWC.shape[1])
-  return _gather(latents_BFHWC, frames // chunk * chunk - 1)
+  index_F = frames // chunk * chunk - 1
+  if sigma_BF is None:
+    return _gather(latents_BFHWC, index_F)
+  variance_BF = (1 - sigma_BF)**2 + sigma_BF**2
+  guess = flow.per_frame((1 - sigma_BF) / variance_BF, latents_BFHWC)
+  explained_BF = (1 - sigma_BF)**2 / variance_BF
+  image, mask_BF = _gather(guess * latents_BFHWC, index_F)
+  return image, mask_BF * explained_BF[:, jnp.maximum(index_F, 0)]
 
 
 def image_before_future(latents_BFHWC, context_frames):

@@ -1,6 +1,6 @@
-"""Denoising objectives: full-sequence diffusion and teacher forcing.
+"""Denoising objectives: full sequence, teacher forcing, Diffusion Forcing.
 
-Both regress the velocity of rectified flow,
+All regress the velocity of rectified flow,
 
   L = E_σ,ε ‖ v_θ(x_σ, σ, c) - (ε - x0) ‖² w(σ),                         (1)
 
@@ -9,21 +9,22 @@ and differ in what a frame sees of the others:
   full sequence   all frames at one σ, bidirectional: the teacher. The first c
                   frames are given, at σ = 0, with c drawn per batch, so that
                   one model continues videos of any length.
-  teacher forcing every chunk at its own σ, reading clean earlier chunks: the
-                  sequence is [clean; noisy] as `attention.context` lays it out.
+  teacher forcing every chunk at its own σ, reading clean earlier chunks.
+  Diffusion Forcing  every chunk at its own σ, reading the earlier ones at
+                  theirs (Chen et al. 2024, arXiv 2407.01392, with a causal
+                  transformer in place of its recurrent network).
 
-The weight w is explained in `diffusion/objective.py`.
+`sequences` says what a causal model is given of the past. The weight w is
+explained in `diffusion/objective.py`.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 
-from worldsim_jax.attention import context as contexts
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import objective
 from worldsim_jax.forcing import batches
+from worldsim_jax.forcing import sequences
 
 
 def full_sequence_loss(velocity_fn, config, network: str):
@@ -76,24 +77,53 @@ def teacher_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
     num_frames = x0.shape[1]
     _check_scored(num_frames, 'context_frames', context_frames)
     first = context_frames // chunk * chunk
-    context = contexts.teacher_forcing(num_frames, chunk, first)
-    sigma_chunk = flow.uniform_sigmas(
-        keys['sigma'], (x0.shape[0], num_frames // chunk), config.shift)
-    sigma_BF = jnp.repeat(sigma_chunk, chunk, axis=1)
-    condition = batches.conditioning(batch).with_image(
-        *batches.image_before_chunks(x0, chunk)).dropped(
-            keys['drop'], config.guidance_dropout)
-    clean, sigma_BF = x0[:, :-chunk], sigma_BF[:, first:]
+    sigma_BF = _chunk_levels(keys['sigma'], x0, chunk, config.shift)[:, first:]
+    condition = batches.conditioning(batch).dropped(
+        keys['drop'], config.guidance_dropout)
     x, target = objective.noised(keys['eps'], x0[:, first:], sigma_BF)
-    join = functools.partial(jnp.concatenate, axis=1)
-    sigmas = join([jnp.zeros(clean.shape[:2]), sigma_BF])
-    v = velocity_fn(
-        params[network], join([clean, x]), flow.timesteps(sigmas),
-        condition.at_frames(context.positions), context)[:, clean.shape[1]:]
+    v = sequences.clean_past(
+        velocity_fn, params[network], x0, x, sigma_BF, condition, chunk)
     scored_F = jnp.arange(first, num_frames) >= context_frames
     return objective.regression(v, target, sigma_BF, scored_F, config.weight)
 
   return loss
+
+
+def diffusion_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
+                           context_frames: int = 0):
+  """Eq. (1) for a block-causal model with a past as noisy as anything.
+
+  Args:
+    velocity_fn, network: as above.
+    config: shift, weight ('fused_snr' is made for this), guidance_dropout.
+    chunk: frames denoised together, at one level; 1 is the paper's.
+    context_frames: leading frames that are given clean, and not scored. With
+      0 every frame is noisy, and scored.
+
+  Returns:
+    loss(params, batch, rng) -> (loss, metrics).
+  """
+  def loss(params, batch, rng):
+    keys = dict(zip(('sigma', 'eps', 'drop'), jax.random.split(rng, 3)))
+    x0 = batch['latents']
+    _check_scored(x0.shape[1], 'context_frames', context_frames)
+    scored_F = jnp.arange(x0.shape[1]) >= context_frames
+    sigma_BF = scored_F * _chunk_levels(keys['sigma'], x0, chunk, config.shift)
+    condition = batches.conditioning(batch).dropped(
+        keys['drop'], config.guidance_dropout)
+    x, target = objective.noised(keys['eps'], x0, sigma_BF)
+    v = sequences.noisy_past(
+        velocity_fn, params[network], x, sigma_BF, condition, chunk)
+    return objective.regression(v, target, sigma_BF, scored_F, config.weight)
+
+  return loss
+
+
+def _chunk_levels(rng, x0_BFHWC, chunk: int, shift: float):
+  """σ [B, F], one for all frames of a chunk."""
+  batch, frames = x0_BFHWC.shape[:2]
+  sigma = flow.uniform_sigmas(rng, (batch, frames // chunk), shift)
+  return jnp.repeat(sigma, chunk, axis=1)
 
 
 def _check_scored(num_frames: int, name: str, given: int):

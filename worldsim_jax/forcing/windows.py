@@ -2,8 +2,11 @@
 
 Each window holds the last frames of what is there, clean, and new frames that
 are denoised together over many steps. This is the teacher's sampler; it cannot
-act on an action before the whole window is known.
+act on an action before the whole window is known. Sampling by a matrix slides
+its windows in the same way (schedules.py).
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,26 +37,67 @@ def continue_window(velocity_fn, params, context_BFHWC, conditioning, rng,
   Returns:
     [B, window - c, H, W, C].
   """
+  denoiser, known = after_context(
+      velocity_fn, params, context_BFHWC, conditioning, window=window,
+      guidance_scale=guidance_scale)
+  start = noise.normal(rng, known[1].shape)
+  video = sample(denoiser, start, sigmas_K, known=known)
+  return video[:, context_BFHWC.shape[1]:]
+
+
+def after_context(velocity_fn, params, context_BFHWC, conditioning, *,
+                  window: int, guidance_scale: float = 1.):
+  """What samplers need to make the frames of a window after its context.
+
+  Args: as in `continue_window`.
+
+  Returns:
+    The guided (x, timesteps) -> v, and `known` as `samplers.euler` has it.
+  """
   batch, given = context_BFHWC.shape[:2]
-  shape = (batch, window, *context_BFHWC.shape[2:])
-  x0 = jnp.zeros(shape).at[:, :given].set(context_BFHWC)
+  x0 = jnp.zeros((batch, window, *context_BFHWC.shape[2:]))
+  x0 = x0.at[:, :given].set(context_BFHWC)
   conditioning = conditioning.with_image(
       *batches.image_before_future(x0, given))
   denoiser = guidance.guided(
-      lambda x, t, condition: velocity_fn(params, x, t, condition),
-      conditioning, conditioning.unconditional(), guidance_scale)
-  video = sample(denoiser, noise.normal(rng, shape), sigmas_K,
-                 known=(jnp.arange(window) < given, x0))
-  return video[:, given:]
+      functools.partial(velocity_fn, params), conditioning,
+      conditioning.unconditional(), guidance_scale)
+  return denoiser, (jnp.arange(window) < given, x0)
 
 
 def extend(velocity_fn, params, context_BFHWC, conditioning: Conditioning, rng,
            sigmas_K, *, num_frames: int, window: int,
            guidance_scale: float = 1., sample=samplers.euler):
+  """Continues a video by `num_frames`.
+
+  Args: as above and in `slide`.
+  """
+  def make(context, conditioning, rng):
+    return continue_window(
+        velocity_fn, params, context, conditioning, rng, sigmas_K,
+        window=window, guidance_scale=guidance_scale, sample=sample)
+
+  return slide(make, context_BFHWC, conditioning, rng, num_frames=num_frames,
+               window=window)
+
+
+def slide(make, context_BFHWC, conditioning: Conditioning, rng, *,
+          num_frames: int, window: int):
   """Continues a video by `num_frames`, a scan over windows.
 
-  Args: as above; the conditioning is of context and new frames. Where the last
-    window reaches beyond, its conditioning repeats and its frames are dropped.
+  Args:
+    make: (context, conditioning of a window, rng) -> its new frames,
+      [B, window - c, H, W, C].
+    context_BFHWC: c clean latent frames. The next window's context is the last
+      c frames that there are.
+    conditioning: of context and new frames. Where the last window reaches
+      beyond, its conditioning repeats and its frames are dropped.
+    rng: folded with the number of the window.
+    num_frames: to be made.
+    window: frames per window, more than c.
+
+  Returns:
+    [B, num_frames, H, W, C].
   """
   given = context_BFHWC.shape[1]
   stride = window - given
@@ -61,11 +105,8 @@ def extend(velocity_fn, params, context_BFHWC, conditioning: Conditioning, rng,
   conditioning = conditioning.pad_frames(given + num_windows * stride)
 
   def body(context, index):
-    made = continue_window(
-        velocity_fn, params, context,
-        conditioning.frames(index * stride, window),
-        jax.random.fold_in(rng, index), sigmas_K, window=window,
-        guidance_scale=guidance_scale, sample=sample)
+    made = make(context, conditioning.frames(index * stride, window),
+                jax.random.fold_in(rng, index))
     latest = jnp.concatenate([context, made], axis=1)[:, -given:]
     return latest, made
 

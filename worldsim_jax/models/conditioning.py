@@ -26,7 +26,8 @@ class Conditioning:
     actions_mask: [B, F], 1 where actions are known.
     image: clean latents [B, F, H, W, C] that each frame should continue from:
       for a generated frame, the latest frame before its chunk.
-    image_mask: [B, F], 1 where such a frame exists.
+    image_mask: [B, F], 1 where such a frame exists; between 0 and 1 where it
+      is noisy (forcing/batches.py).
     concatenated: [B, F, H, W, K], channels behind those of the noisy latents.
       Wan's image-to-video models have 4 + 16: which of the pixel frames of a
       latent frame are given, 1 or 0, then the latents of a video of the given
