@@ -37,13 +37,13 @@ def get_config() -> ConfigDict:
   config.student = ConfigDict(dict(
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
       window=4, sink=2, relative_positions=True, context_sigma=0.,
+      step='renoise',  # or 'euler', for students that are not distilled
       weights_dtype='float32'))  # of the network that streams
   config.tokenizer = stages.tokenizer()
   config.teacher = stages.denoiser('full_sequence', max_context_frames=4)
   config.teacher_forcing = stages.denoiser(
       'teacher_forcing', start_from='teacher', context_frames=1)
-  config.self_forcing = stages.distillation(
-      'self_forcing', start_from='teacher_forcing')
+  config.self_forcing = stages.self_forcing(start_from='teacher_forcing')
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
       teacher_steps=16, teacher_sampler='euler', teacher_window=6,

@@ -16,6 +16,14 @@ def denoiser(paradigm: str, **own) -> ConfigDict:
       ) | own)
 
 
+def self_forcing(**own) -> ConfigDict:
+  """A student that is distilled on its own rollouts."""
+  return distillation('self_forcing', **dict(
+      exit_steps='shared',  # or 'per_chunk'
+      gradient_frames=0,  # the last of a long rollout; 0: all new ones
+      ) | own)
+
+
 def distillation(paradigm: str, **own) -> ConfigDict:
   """A student that is matched to a teacher's distribution."""
   made = stage(paradigm, **dict(

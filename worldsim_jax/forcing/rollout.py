@@ -39,6 +39,7 @@ from worldsim_jax.diffusion import guidance
 from worldsim_jax.diffusion import samplers
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import exit_pass
+from worldsim_jax.models import build
 from worldsim_jax.models.conditioning import Conditioning
 
 STEPS = ('renoise', 'euler')
@@ -66,6 +67,14 @@ class Sampling(NamedTuple):
   context_noise: float | None = None
   step: str = 'renoise'
   guidance_scale: float = 1.
+
+
+def of_config(config) -> Sampling:
+  """How the student of config.student samples."""
+  student = config.student
+  return Sampling(
+      build.student_sigmas(config), student.chunk, student.context_sigma,
+      step=student.get('step', 'renoise'))
 
 
 @flax.struct.dataclass

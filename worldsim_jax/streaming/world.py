@@ -292,9 +292,7 @@ class World:
 
   @functools.cached_property
   def sampling(self) -> rollout.Sampling:
-    return rollout.Sampling(
-        build.student_sigmas(self.config), self.config.student.chunk,
-        self.config.student.context_sigma)
+    return rollout.of_config(self.config)
 
   @functools.cached_property
   def _jit_start(self):

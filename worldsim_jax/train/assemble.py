@@ -10,12 +10,12 @@ import json
 import ml_collections
 
 from worldsim_jax.errors import UserError
+from worldsim_jax.forcing import paradigms
 from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import checkpoints
 
-CAUSAL = ('teacher_forcing', 'self_forcing')  # paradigms
 LATENT_SPACE, WORLD = 'latent_space', 'world'
 
 
@@ -46,7 +46,7 @@ def _load(path, stage: str) -> World:
     return files.load(path)  # It says what is missing.
   world = files.load(path / LATENT_SPACE)
   stages = [name for name in world.config.stages
-            if world.config[name].paradigm in CAUSAL]
+            if world.config[name].paradigm in paradigms.CAUSAL]
   if stage and stage not in stages:
     raise UserError(f'--stage={stage} is not one of {", ".join(stages)}, whose '
                     'networks can stream.')

@@ -14,6 +14,7 @@ from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate import suite
 from worldsim_jax.evaluate.subjects import Played
 from worldsim_jax.evaluate.trial import Trial
+from worldsim_jax.forcing import paradigms
 from worldsim_jax.models import build
 from worldsim_jax.parallel import distributed
 from worldsim_jax.parallel import mesh as meshes
@@ -67,7 +68,7 @@ def models(config) -> dict[str, str]:
   """
   causal = {
       name: name for name in config.stages
-      if config[name].paradigm in assemble.CAUSAL}
+      if config[name].paradigm in paradigms.CAUSAL}
   return causal | {STUDENT: '', TEACHER: config.evaluate.teacher}
 
 
@@ -143,7 +144,7 @@ def _in_batches(play):
 
 def _causal(config):
   return [name for name in config.stages
-          if config[name].paradigm in assemble.CAUSAL]
+          if config[name].paradigm in paradigms.CAUSAL]
 
 
 def _must_match(config, world):

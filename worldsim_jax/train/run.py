@@ -20,6 +20,7 @@ from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import clips as clips_lib
 from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import report
+from worldsim_jax.forcing import paradigms
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import distributed
@@ -51,9 +52,10 @@ _OF_THE_SUITE = frozenset({
     'subject', 'sections', 'seed', 'walks', 'walk_frames', 'walk_policy',
     'walk_maps', 'exports'})
 # Keys that came later count where they are used: older checkpoints lack them.
-_LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False}
+_LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False,
+          'student.step': 'renoise'}
 _LATER_OF_STAGES = {
-    'critic_warmup': 0, 'monitor.every': 0, 'monitor.num_clips': 16,
+    'critic_warmup': 0, 'exit_steps': 'shared', 'gradient_frames': 0, 'monitor.every': 0, 'monitor.num_clips': 16,
     'monitor.clip_frames': 12, 'monitor.max_contrast': 0.}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
@@ -195,7 +197,7 @@ def evaluated(config) -> dict[str, str]:
   """Stages whose networks play beside the world's, by the player's name."""
   stages = {'teacher': config.evaluate.teacher}
   last = config[config.stages[-1]]
-  if last.paradigm == 'self_forcing':
+  if last.paradigm in paradigms.DISTILLED:
     stages['undistilled'] = last.start_from
   return stages
 

@@ -1,12 +1,7 @@
 """The stages of a run, from config: what each trains and where it starts.
 
-A stage's config has a `paradigm`; that is all that tells stages apart:
-
-  tokenizer        TAEHV, the kind of config.vae that is trained, on frames
-  full_sequence    the bidirectional teacher, on latents
-  teacher_forcing  a causal student with a clean past
-  self_forcing     a causal student on its own rollouts, with a divergence
-
+A stage's config has a `paradigm`; that is all that tells stages apart. They are
+listed in forcing/paradigms.py; that of `tokenizer` is TAEHV's training on frames.
 `start_from` names the stage whose network initialises this one; networks that
 start from nothing may have sizes of their own, `config.<stage>.model`.
 """
@@ -23,6 +18,7 @@ from worldsim_jax.distill import dmd
 from worldsim_jax.distill import matching
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
+from worldsim_jax.forcing import one_pass
 from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
@@ -98,8 +94,17 @@ def teacher_forcing(name: str, inputs: Inputs) -> Stage:
   return _denoiser(name, inputs, loss, frames=len(sequence))
 
 
-def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
-  """A causal model on its own rollouts, matched to the teacher by DMD.
+def diffusion_forcing(name: str, inputs: Inputs) -> Stage:
+  """A causal model with a past as noisy as anything."""
+  stage = inputs.config[name]
+  loss = diffusion.diffusion_forcing_loss(
+      _velocity(inputs.config, name), stage, name,
+      chunk=inputs.config.student.chunk, context_frames=stage.context_frames)
+  return _denoiser(name, inputs, loss, frames=stage.clip_frames)
+
+
+def distillation(name: str, inputs: Inputs) -> Stage:
+  """A causal model whose videos are matched to a teacher's distribution.
 
   Student, teacher and critic may be of three sizes (Self Forcing has a teacher
   of 14 billion parameters and a critic of the student's 1.3).
@@ -109,19 +114,14 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
   critic_start = stage.critic.start_from or stage.teacher
   velocities = {'teacher': _velocity(config, stage.teacher),
                 'critic': _velocity(config, critic_start)}
-  own = build.for_network(config, name)
-  sampling = rollout.Sampling(
-      build.student_sigmas(config), config.student.chunk,
-      config.student.context_sigma)
-  generate = self_forcing.make_generator(
-      _velocity(config, name),
-      lambda batch: build.new_cache(own, batch, stage.clip_frames),
-      sampling, context_frames=given)
+  sampling = rollout.of_config(config)
+  generate = _generator(name, config, sampling)
 
   def matched(divergence, student):
     def loss(params, batch, rng):
       rng_rollout, rng_divergence = jax.random.split(rng)
       video, rollout_metrics = generate(params[student], batch, rng_rollout)
+      batch = batches.last_frames(batch, video.shape[1])
       image = batches.image_before_future(batch['latents'], given)
       sample = matching.Sample(
           video, batch['latents'],
@@ -144,8 +144,25 @@ def self_forcing_dmd(name: str, inputs: Inputs) -> Stage:
       lambda trained: {'teacher': _cast(
           trained[stage.teacher], stage.frozen_dtype)},
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
-      rollout_steps=rollout.mean_passes(sampling),
+      rollout_steps=(rollout.mean_passes(sampling)
+                     if stage.paradigm == 'self_forcing' else 0.),
       monitor=_monitor(name, inputs, sampling))
+
+
+def _generator(name, config, sampling):
+  """(params, batch, rng) -> (video, metrics), as the paradigm has it."""
+  stage, velocity = config[name], _velocity(config, name)
+  frames = dict(context_frames=config.student.context_frames)
+  if stage.paradigm in ONE_PASS:
+    return ONE_PASS[stage.paradigm](
+        velocity, sampling.sigmas, chunk=sampling.chunk, **frames)
+  own, student = build.for_network(config, name), config.student
+  slots = self_forcing.cache_slots(
+      stage.clip_frames, student.chunk, student.window, student.sink)
+  return self_forcing.make_generator(
+      velocity, lambda batch: build.new_cache(own, batch, slots), sampling,
+      exit_steps=stage.exit_steps,
+      gradient_frames=stage.gradient_frames or None, **frames)
 
 
 def _monitor(name, inputs, sampling) -> Monitor | None:
@@ -167,13 +184,18 @@ def _monitor(name, inputs, sampling) -> Monitor | None:
       settings.max_contrast)
 
 
+ONE_PASS = {'teacher_forced': one_pass.teacher_forced,
+            'diffusion_forced': one_pass.diffusion_forced}
 # How model FLOPs are counted: no recomputation, and products that are seen.
 COUNTED = dict(remat='none', attention='xla')
 PARADIGMS = {
     'tokenizer': tokenizer,
     'full_sequence': full_sequence,
     'teacher_forcing': teacher_forcing,
-    'self_forcing': self_forcing_dmd,
+    'diffusion_forcing': diffusion_forcing,
+    'self_forcing': distillation,
+    'teacher_forced': distillation,
+    'diffusion_forced': distillation,
 }
 
 

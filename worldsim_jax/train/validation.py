@@ -13,6 +13,7 @@ from worldsim_jax.diffusion import objective
 from worldsim_jax.diffusion import samplers
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import suite
+from worldsim_jax.forcing import paradigms
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
 from worldsim_jax.models import tiny_vae
@@ -117,7 +118,7 @@ def _check_networks(name, stage, models):
                       ('teacher', stage.get('teacher')),
                       ('critic.start_from', critic)):
     # Other paradigms may start from nothing, a critic from the teacher.
-    is_needed = stage.paradigm == 'self_forcing' and 'critic' not in key
+    is_needed = stage.paradigm in paradigms.DISTILLED and 'critic' not in key
     if (needed or is_needed) and needed not in models:
       raise UserError(
           f'config.{name}.{key}={needed!r} is not a model among the stages '
@@ -233,7 +234,7 @@ def _check_clips(config):
     if given >= stage.clip_frames:
       raise UserError(
           f'config.{name}.max_context_frames={given} must be less than {key}.')
-    causal = stage.paradigm in ('teacher_forcing', 'self_forcing')
+    causal = stage.paradigm in paradigms.CAUSAL
     if causal and stage.clip_frames % student.chunk:
       raise UserError(
           f'config.student.chunk={student.chunk} must divide {key}.')
