@@ -56,17 +56,16 @@ def continuation(velocity_fn, new_cache, sampling: rollouts.Sampling, *,
 
   Args:
     velocity_fn: (params, x, timesteps, conditioning, context, cache).
-    new_cache: (batch size, frames) -> an empty KVCache.
+    new_cache: (batch size) -> an empty KVCache, as a stream has it.
     sampling: how the student samples.
     context_frames: leading frames of a clip that are given.
     trained_frames: of the clips that it trains on; those here are longer.
   """
   def measure(params, batch, rng):
     latents = batch['latents']
-    count, frames = latents.shape[:2]
     given = batches.conditioning(batch)
     state = rollouts.start(
-        velocity_fn, params, new_cache(count, frames),
+        velocity_fn, params, new_cache(len(latents)),
         latents[:, :context_frames], given.frames(0, context_frames), sampling)
     rng_noise, rng_steps = jax.random.split(rng)
     future = latents[:, context_frames:]

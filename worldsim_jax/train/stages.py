@@ -110,33 +110,17 @@ def distillation(name: str, inputs: Inputs) -> Stage:
   of 14 billion parameters and a critic of the student's 1.3).
   """
   config, stage = inputs.config, inputs.config[name]
-  given = config.student.context_frames
   critic_start = stage.critic.start_from or stage.teacher
   velocities = {'teacher': _velocity(config, stage.teacher),
                 'critic': _velocity(config, critic_start)}
   sampling = rollout.of_config(config)
-  generate = _generator(name, config, sampling)
-
-  def matched(divergence, student):
-    def loss(params, batch, rng):
-      rng_rollout, rng_divergence = jax.random.split(rng)
-      video, rollout_metrics = generate(params[student], batch, rng_rollout)
-      batch = batches.last_frames(batch, video.shape[1])
-      image = batches.image_before_future(batch['latents'], given)
-      sample = matching.Sample(
-          video, batch['latents'],
-          batches.conditioning(batch).with_image(*image), given)
-      networks = {role: functools.partial(velocity, params[role])
-                  for role, velocity in velocities.items()}
-      loss, metrics = divergence(networks, sample, rng_divergence, stage)
-      return loss, rollout_metrics | metrics
-
-    return loss
-
+  loss_of = functools.partial(
+      matched, generate=generator(name, config), velocities=velocities,
+      name=name, config=config)
   updates = (
-      _update(name, matched(dmd.generator_loss, name), stage, stage,
+      _update(name, loss_of(dmd.generator_loss), stage, stage,
               every=stage.generator_every, start=stage.critic_warmup),
-      _update('critic', matched(dmd.critic_loss, name), stage.critic, stage))
+      _update('critic', loss_of(dmd.critic_loss), stage.critic, stage))
   return Stage(
       name, stage.num_steps, updates,
       lambda trained: {name: _copy(trained[stage.start_from]),
@@ -146,12 +130,45 @@ def distillation(name: str, inputs: Inputs) -> Stage:
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
       rollout_steps=(rollout.mean_passes(sampling)
                      if stage.paradigm == 'self_forcing' else 0.),
-      monitor=_monitor(name, inputs, sampling))
+      monitor=_monitor(name, inputs))
 
 
-def _generator(name, config, sampling):
-  """(params, batch, rng) -> (video, metrics), as the paradigm has it."""
+def matched(divergence, generate, velocities, name: str, config):
+  """The loss of a divergence between a student's videos and its teacher.
+
+  Args:
+    divergence: of distill/, see distill/matching.py.
+    generate: see `generator`.
+    velocities: functions (params, x, timesteps, conditioning) -> v by role,
+      'teacher' and 'critic', whose parameters have the same names.
+    name: of the student, its stage and its parameters.
+    config: of the run.
+
+  Returns:
+    loss(params, batch, rng) -> (loss, metrics).
+  """
+  given = config.student.context_frames
+
+  def loss(params, batch, rng):
+    rng_video, rng_divergence = jax.random.split(rng)
+    video, video_metrics = generate(params[name], batch, rng_video)
+    batch = batches.last_frames(batch, video.shape[1])
+    image = batches.image_before_future(batch['latents'], given)
+    sample = matching.Sample(
+        video, batch['latents'],
+        batches.conditioning(batch).with_image(*image), given)
+    networks = {role: functools.partial(velocity, params[role])
+                for role, velocity in velocities.items()}
+    loss, metrics = divergence(networks, sample, rng_divergence, config[name])
+    return loss, video_metrics | metrics
+
+  return loss
+
+
+def generator(name: str, config):
+  """(params, batch, rng) -> (video, metrics), as the stage's paradigm has it."""
   stage, velocity = config[name], _velocity(config, name)
+  sampling = rollout.of_config(config)
   frames = dict(context_frames=config.student.context_frames)
   if stage.paradigm in ONE_PASS:
     return ONE_PASS[stage.paradigm](
@@ -165,7 +182,7 @@ def _generator(name, config, sampling):
       gradient_frames=stage.gradient_frames or None, **frames)
 
 
-def _monitor(name, inputs, sampling) -> Monitor | None:
+def _monitor(name, inputs) -> Monitor | None:
   """That of a distilled student, as config.<stage>.monitor describes it."""
   config, stage = inputs.config, inputs.config[name]
   settings = stage.monitor
@@ -174,7 +191,7 @@ def _monitor(name, inputs, sampling) -> Monitor | None:
   own = build.for_network(config, name)
   measure = monitors.continuation(
       _velocity(config, name),
-      lambda batch, frames: build.new_cache(own, batch, frames), sampling,
+      lambda batch: build.new_cache(own, batch), rollout.of_config(config),
       context_frames=config.student.context_frames,
       trained_frames=stage.clip_frames)
   return Monitor(
