@@ -219,6 +219,30 @@ class SampleTest(parameterized.TestCase):
         ],
     )
 
+  def test_all_rows_are_one_program(self):
+    traced = []
+
+    def spy(unused_params, x, *unused_args):
+      traced.append(x.shape)
+      return x
+
+    for steps in (2, 9):
+      matrix = schedules.matrix('pyramid', flow.sampling_sigmas(steps, 1.0), 3)
+      jax.make_jaxpr(
+          lambda key, matrix=matrix: schedules.sample(
+              spy,
+              None,
+              jnp.zeros((1, 1, 1, 1, 1)),
+              Conditioning(),
+              key,
+              matrix,
+              chunk=1,
+          )
+      )(jax.random.key(0))
+    # The same number of times for 5 rows and for 12.
+    self.assertEqual(traced, 2 * traced[: len(traced) // 2])
+    self.assertLess(len(traced), 5)
+
   def test_longer_videos_are_made_window_after_window(self):
     frames = np.arange(1, 9, dtype=np.float32)
     given = Conditioning(actions=jnp.asarray(frames[None, :, None]))

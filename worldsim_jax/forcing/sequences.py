@@ -13,11 +13,12 @@ frame that a chunk continues from, to which the residual parameterization
 predicts the difference. With a noisy past the clean frame would be a leak: at
 σ_j = 1 nothing of frame j may be known. Leaving the stream unknown unless
 σ_j = 0 would not leak, but levels are drawn from a continuum, so the model
-would never see an image, and then stream with one before every chunk. And x_j
-itself, as an image of x0_j, is what the residual is worst with. So the stream
-holds what (x_j, σ_j) tell of the frame (`batches.image_before_chunks`, eq. 1),
-computed from what attention may read anyway. It is the clean frame at σ_j = 0,
-as in streaming and teacher forcing, and unknown at σ_j = 1, as before the first
+would never see an image, and then stream with one before every chunk. x_j
+itself, called an image of x0_j, would have the residual start from noise, which
+the network must first learn to take out again. So the stream holds what
+(x_j, σ_j) tell of the frame (`batches.image_before_chunks`, eq. 1), computed
+from what attention may read anyway. It is the clean frame at σ_j = 0, as in
+streaming and teacher forcing, and unknown at σ_j = 1, as before the first
 chunk; samplers compute it by the same function from where they are.
 """
 
