@@ -16,6 +16,13 @@ def denoiser(paradigm: str, **own) -> ConfigDict:
       ) | own)
 
 
+def initialisation(paradigm: str, **own) -> ConfigDict:
+  """A student that is made ready for distillation by its teacher's ODE."""
+  return stage(paradigm, **dict(
+      teacher='teacher', ode_steps=48, guidance_scale=1.5, shift=5.,
+      frozen_dtype='float32') | own)
+
+
 def self_forcing(**own) -> ConfigDict:
   """A student that is distilled on its own rollouts."""
   return distillation('self_forcing', **dict(

@@ -61,7 +61,7 @@ def make_trajectories(velocity_fn, levels_K, config, *, shift: float,
     ValueError: if a level is not on the grid, or the chunk does not divide
       context_frames.
   """
-  grid, index_S = _grid_with(levels_K, config.ode_steps, shift)
+  grid, index_S = grid_with(levels_K, config.ode_steps, shift)
   if chunk is not None:
     sequences.check_context(context_frames, chunk)
 
@@ -139,11 +139,6 @@ def regression_loss(velocity_fn, levels_K, network: str, *, chunk: int,
   return loss
 
 
-def averaged(network: str) -> str:
-  """The name in `params` of a network's averaged parameters."""
-  return f'{network}_ema'
-
-
 def consistency_loss(velocity_fn, teacher_velocity_fn, config, network: str,
                      teacher: str, *, chunk: int, context_frames: int):
   """Eq. (2): all frames of a clip at one level, the past clean.
@@ -151,7 +146,8 @@ def consistency_loss(velocity_fn, teacher_velocity_fn, config, network: str,
   Args:
     velocity_fn, teacher_velocity_fn: of student and causal teacher.
     config: shift, ode_steps (N), guidance_scale (the teacher's; 1 is none).
-    network, teacher: entries of `params`; G_ema is averaged(network).
+    network, teacher: entries of `params`; G_ema is `<network>_ema`, as
+      train/state.py names averages.
     chunk, context_frames: as above.
 
   Returns:
@@ -181,7 +177,7 @@ def consistency_loss(velocity_fn, teacher_velocity_fn, config, network: str,
     x_next = x + flow.per_frame(next_BF - sigma_BF, x) * velocity(
         teacher_velocity_fn, teacher, x, sigma_BF, config.guidance_scale)
     end = flow.x0_from_velocity(
-        x_next, velocity(velocity_fn, averaged(network), x_next, next_BF),
+        x_next, velocity(velocity_fn, f'{network}_ema', x_next, next_BF),
         next_BF)
     v = velocity(velocity_fn, network, x, sigma_BF)
     return _x0_regression(v, x, jax.lax.stop_gradient(end), sigma_BF)
@@ -196,10 +192,14 @@ def _x0_regression(v_BFHWC, x_BFHWC, x0_BFHWC, sigma_BF):
       v_BFHWC, target, sigma_BF, sigma_BF > 0, 'x0')
 
 
-def _grid_with(levels_K, num_steps: int, shift: float):
+def grid_with(levels_K, num_steps: int, shift: float,
+              key: str = 'config.*.ode_steps'):
   """The grid of Euler's steps, and where the levels > 0 are on it.
 
   The grid has the very float32 of the levels.
+
+  Raises:
+    ValueError: that names the key, if a level is not on it.
   """
   levels = np.asarray(levels_K, np.float32)
   levels = levels[levels > 0]
@@ -212,6 +212,6 @@ def _grid_with(levels_K, num_steps: int, shift: float):
         f'the level σ={missing[0]:.4f} of the student is not on the grid of '
         f'{num_steps} steps with shift {shift}: take the shift of '
         'config.student.timesteps, and steps in which their fractions of 1000 '
-        'are whole (config.*.ode_steps).')
+        f'are whole ({key}={num_steps}).')
   grid[index] = levels
   return grid, index

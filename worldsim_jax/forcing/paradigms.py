@@ -4,10 +4,13 @@
   full_sequence      a bidirectional model; all frames at one noise level
   teacher_forcing    a causal student with a clean past
   diffusion_forcing  a causal student with a noisy past
+  ode_regression     a causal student learns to end where its teacher's ODE does
+  consistency        ... without integrating it (causal consistency distillation)
   self_forcing       a causal student is distilled on its own rollouts
   teacher_forced     ... on single passes with a clean past (TF + DMD)
   diffusion_forced   ... on single passes with a noisy past (DF + DMD; CausVid)
 """
 
 DISTILLED = ('self_forcing', 'teacher_forced', 'diffusion_forced')
-CAUSAL = ('teacher_forcing', 'diffusion_forcing', *DISTILLED)
+INITIALISED = ('ode_regression', 'consistency')  # for a divergence to go on with
+CAUSAL = ('teacher_forcing', 'diffusion_forcing', *INITIALISED, *DISTILLED)

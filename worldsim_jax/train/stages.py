@@ -18,7 +18,9 @@ from worldsim_jax.distill import dmd
 from worldsim_jax.distill import matching
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
+from worldsim_jax.forcing import ode
 from worldsim_jax.forcing import one_pass
+from worldsim_jax.forcing import paradigms
 from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
@@ -103,6 +105,42 @@ def diffusion_forcing(name: str, inputs: Inputs) -> Stage:
   return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
 
+def ode_regression(name: str, inputs: Inputs) -> Stage:
+  """A causal model that jumps to where the teacher's ODE leads.
+
+  Curves are integrated anew in every step, from the batch's own clips.
+  """
+  config, stage = inputs.config, inputs.config[name]
+  student, is_causal = config.student, _is_causal(config, stage.teacher)
+  levels = build.student_sigmas(config)
+  common = dict(context_frames=student.context_frames)
+  trajectories = ode.make_trajectories(
+      _velocity(config, stage.teacher), levels, stage, shift=student.shift,
+      chunk=student.chunk if is_causal else None, **common)
+  regression = ode.regression_loss(
+      _velocity(config, name), levels, name, chunk=student.chunk,
+      clean_past=is_causal, **common)
+
+  def loss(params, batch, rng):
+    rng_curve, rng_level = jax.random.split(rng)
+    record = trajectories(params['teacher'], batch, rng_curve)
+    return regression(params, jax.lax.stop_gradient(record), rng_level)
+
+  return _denoiser(name, inputs, loss, frames=stage.clip_frames,
+                   frozen=_teacher(stage))
+
+
+def consistency(name: str, inputs: Inputs) -> Stage:
+  """A causal model that agrees with itself along a causal teacher's ODE."""
+  config, stage = inputs.config, inputs.config[name]
+  loss = ode.consistency_loss(
+      _velocity(config, name), _velocity(config, stage.teacher), stage, name,
+      'teacher', chunk=config.student.chunk,
+      context_frames=config.student.context_frames)
+  return _denoiser(name, inputs, loss, frames=stage.clip_frames,
+                   frozen=_teacher(stage))
+
+
 def distillation(name: str, inputs: Inputs) -> Stage:
   """A causal model whose videos are matched to a teacher's distribution.
 
@@ -125,9 +163,7 @@ def distillation(name: str, inputs: Inputs) -> Stage:
       name, stage.num_steps, updates,
       lambda trained: {name: _copy(trained[stage.start_from]),
                        'critic': _copy(trained[critic_start])},
-      lambda trained: {'teacher': _cast(
-          trained[stage.teacher], stage.frozen_dtype)},
-      inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
+      _teacher(stage), inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
       rollout_steps=(rollout.mean_passes(sampling)
                      if stage.paradigm == 'self_forcing' else 0.),
       monitor=_monitor(name, inputs))
@@ -210,6 +246,8 @@ PARADIGMS = {
     'full_sequence': full_sequence,
     'teacher_forcing': teacher_forcing,
     'diffusion_forcing': diffusion_forcing,
+    'ode_regression': ode_regression,
+    'consistency': consistency,
     'self_forcing': distillation,
     'teacher_forced': distillation,
     'diffusion_forced': distillation,
@@ -226,7 +264,21 @@ def make(name: str, inputs: Inputs) -> Stage:
       paradigm(name, inputs), counted_updates=counted.updates)
 
 
-def _denoiser(name, inputs, loss, frames: int) -> Stage:
+def _teacher(stage):
+  """trained -> the frozen networks of a stage that has a teacher."""
+  return lambda trained: {
+      'teacher': _cast(trained[stage.teacher], stage.frozen_dtype)}
+
+
+def _is_causal(config, name: str) -> bool:
+  return config[name].paradigm in paradigms.CAUSAL
+
+
+def _nothing(unused_trained):
+  return {}
+
+
+def _denoiser(name, inputs, loss, frames: int, frozen=_nothing) -> Stage:
   """A stage that trains one transformer by regression, `frames` at a time."""
   config, stage = inputs.config, inputs.config[name]
   own = build.for_network(config, name)
@@ -242,11 +294,7 @@ def _denoiser(name, inputs, loss, frames: int) -> Stage:
 
   return Stage(
       name, stage.num_steps, (_update(name, loss, stage, stage),),
-      init, _nothing, inputs.batches(stage), _tokens(config, stage, frames))
-
-
-def _nothing(unused_trained):
-  return {}
+      init, frozen, inputs.batches(stage), _tokens(config, stage, frames))
 
 
 def _update(network, loss, settings, stage, every: int = 1,

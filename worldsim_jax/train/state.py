@@ -5,8 +5,8 @@ one `Update` per network. Losses have one signature,
 
   loss(params, batch, rng) -> (loss, metrics)
 
-where `params` is a dict of all networks by name, frozen ones included; the
-gradient is taken with respect to the update's own entry. DMD's critic is simply
+where `params` is a dict of all networks by name, frozen and averaged ones (see
+`averaged`) included; the gradient is taken with respect to the update's own entry. DMD's critic is simply
 a second update.
 
 Randomness is a function of (seed, step, network), never carried, so that a
@@ -144,6 +144,11 @@ def make_train_step(updates: tuple[Update, ...], seed: int):
   return jax.jit(train_step, donate_argnums=0)
 
 
+def averaged(network: str) -> str:
+  """The name in a loss's `params` of a network's averaged parameters."""
+  return f'{network}_ema'
+
+
 def host_paths(updates: tuple[Update, ...]) -> tuple[str, ...]:
   """Beginnings of the paths of what is kept in the host's memory."""
   return tuple(f'{part}/{update.network}/'
@@ -168,9 +173,11 @@ def _apply(update: Update, state: TrainState, frozen, batch, rng):
   name = update.network
   state = _moved(update, state, jax.memory.Space.Device)
 
+  averages = {averaged(other): ema for other, ema in state.ema.items()}
+
   def gradient_of(batch, rng):
     loss = lambda own: update.loss(
-        {**frozen, **state.params, name: own}, batch, rng)
+        {**frozen, **averages, **state.params, name: own}, batch, rng)
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params[name])
     return layout.constrain(gradient), metrics
 

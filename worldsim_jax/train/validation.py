@@ -13,6 +13,7 @@ from worldsim_jax.diffusion import objective
 from worldsim_jax.diffusion import samplers
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import suite
+from worldsim_jax.forcing import ode
 from worldsim_jax.forcing import paradigms
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
@@ -56,6 +57,7 @@ def check(config):
     _check_student(config)
     _check_clips(config)
     _check_evaluation(config)
+    _check_initialisation(config)
     _check_monitors(config)
     _check_loop(config)
     _check_models(config)
@@ -119,6 +121,7 @@ def _check_networks(name, stage, models):
                       ('critic.start_from', critic)):
     # Other paradigms may start from nothing, a critic from the teacher.
     is_needed = stage.paradigm in paradigms.DISTILLED and 'critic' not in key
+    is_needed |= stage.paradigm in paradigms.INITIALISED and key == 'teacher'
     if (needed or is_needed) and needed not in models:
       raise UserError(
           f'config.{name}.{key}={needed!r} is not a model among the stages '
@@ -131,6 +134,22 @@ def _check_networks(name, stage, models):
   if unknown:
     raise UserError(f'config.{name}.offload: {sorted(unknown)[0]!r} is not one '
                     f'of {OFFLOADABLE}.')
+
+
+def _check_initialisation(config):
+  for name in config.stages:
+    stage = config[name]
+    if stage.paradigm == 'ode_regression':
+      ode.grid_with(build.student_sigmas(config), stage.ode_steps,
+                    config.student.shift, f'config.{name}.ode_steps')
+    if stage.paradigm == 'consistency':
+      if stage.ema is None:
+        raise UserError(
+            f'config.{name}.ema must be set: its target is the average.')
+      if config[stage.teacher].paradigm not in paradigms.CAUSAL:
+        raise UserError(
+            f'config.{name}.teacher={stage.teacher!r} is bidirectional, but '
+            'causal consistency distillation reads a clean past.')
 
 
 def _check_monitors(config):
