@@ -37,6 +37,9 @@ def distillation(paradigm: str, **own) -> ConfigDict:
       teacher='teacher', generator_every=5, critic_warmup=0,  # steps
       frozen_dtype='float32', guidance_scale=1.5, shift=5., min_sigma=0.02,
       max_sigma=0.98, critic_weight='none',
+      divergence='dmd',  # a key of distill.divergences.DIVERGENCES
+      score_weight='normalised',  # of dmd
+      alpha=1.,  # of sid
       critic=network(start_from=''),  # '': from the teacher
       monitor=dict(  # on test clips, see train/monitor.py; every=0: never
           every=0, num_clips=16, clip_frames=12, max_contrast=0.)) | own)

@@ -279,7 +279,7 @@ class ConsistencyTest(parameterized.TestCase):
         chunk=CHUNK,
         context_frames=GIVEN,
     )
-    params = {'teacher': 2.0, 'student': 1.0, ode.averaged('student'): 4.0}
+    params = {'teacher': 2.0, 'student': 1.0, 'student_ema': 4.0}
     # One draw that is not of the last step.
     found, _ = loss(params, BATCH, jax.random.key(1))
     np.testing.assert_allclose(found, 9, rtol=1e-5)

@@ -2,11 +2,21 @@
 
 The gradient of KL(p_student ‖ p_data), smoothed by noise, is a difference of
 scores: the frozen teacher's and that of a critic trained on the student's own
-samples. In x0-predictions f (critic) and r (teacher, with guidance) of the
-noised sample x_σ, with the normalisation of DMD eq. (8),
+samples. A score is that of a Gaussian about the x0 that a network predicts,
+s = ((1 - σ) x0 - x_σ) / σ², and dx_σ/dx = 1 - σ. So with the predictions f
+(critic) and r (teacher, with guidance) of the noised sample x_σ,
 
-  g = (f - r) / mean |x - r|                  mean over one sample,      (1)
-  L = ½ mean ‖ x - sg[x - g] ‖²,              so dL/dx = g / numel(x).   (2)
+  d KL_σ / dx = (1 - σ) (s_critic - s_teacher) = ((1 - σ) / σ)² (f - r), (1)
+  L = ½ mean ‖ x - sg[x - g] ‖²,              so dL/dx = g / numel(x),   (2)
+
+where g is (1) under a weight over the noise levels, `score_weight`:
+
+  'normalised'  g = (f - r) / mean |x - r|    mean over one sample       (3)
+                what all released code has
+  'paper'       g = (1 - σ) (f - r) / mean |x - r|
+                DMD's ω_t (Yin et al. 2024, eq. 8), σ² / (1 - σ) of it, in (1)
+  'kl'          (1) itself: levels of little noise outweigh all others
+  'none'        g = f - r
 
 The critic regresses the velocity of the student's samples. It must stay
 accurate while the student moves, so it takes `generator_every` (5) steps for
@@ -28,15 +38,18 @@ def generator_loss(networks, sample: matching.Sample, rng, config):
   """Eq. (2); see `matching` for the arguments.
 
   Args:
-    config: guidance_scale, shift, min_sigma, max_sigma.
+    config: score_weight, guidance_scale, shift, min_sigma, max_sigma.
+
+  Raises:
+    ValueError: for a score_weight that is not one of the above.
   """
   rng_sigma, rng_eps = jax.random.split(rng)
   video = jax.lax.stop_gradient(sample.video_BFHWC)
   levels = matching.noise_levels(rng_sigma, len(video), config)
   x, _, sigma_BF = matching.noised(rng_eps, sample, video, levels)
   real, fake = matching.predictions(networks, sample, x, sigma_BF, config)
-  gradient = jax.lax.stop_gradient(
-      score_difference(sample.generated(video), real, fake))
+  gradient = jax.lax.stop_gradient(score_difference(
+      sample.generated(video), real, fake, levels, config.score_weight))
   made = sample.generated(sample.video_BFHWC)
   loss = 0.5 * jnp.mean((made - jax.lax.stop_gradient(made - gradient))**2)
   return loss, {'loss': loss,
@@ -46,8 +59,28 @@ def generator_loss(networks, sample: matching.Sample, rng, config):
 critic_loss = matching.denoising_loss
 
 
-def score_difference(x_BFHWC, real_BFHWC, fake_BFHWC):
-  """Eq. (1); exactly zero where critic and teacher agree."""
-  scale = jnp.mean(jnp.abs(x_BFHWC - real_BFHWC), axis=(1, 2, 3, 4),
-                   keepdims=True)
-  return (fake_BFHWC - real_BFHWC) / jnp.maximum(scale, NORMALISER_FLOOR)
+def score_difference(x_BFHWC, real_BFHWC, fake_BFHWC, sigma_B,
+                     weight: str = 'normalised'):
+  """g of a weight; exactly zero where critic and teacher agree."""
+  if weight not in WEIGHTS:
+    raise ValueError(f'score_weight={weight!r} is not one of {tuple(WEIGHTS)} '
+                     '(config.*.score_weight).')
+  sigma = sigma_B[:, None, None, None, None]
+  scale = WEIGHTS[weight](sigma, distance(x_BFHWC, real_BFHWC))
+  return scale * (fake_BFHWC - real_BFHWC)
+
+
+def distance(x_BFHWC, real_BFHWC):
+  """mean |x - r| of each sample, [B, 1, 1, 1, 1], never 0."""
+  mean = jnp.mean(jnp.abs(x_BFHWC - real_BFHWC), axis=(1, 2, 3, 4),
+                  keepdims=True)
+  return jnp.maximum(mean, NORMALISER_FLOOR)
+
+
+# (σ, mean |x - r|) -> what f - r is multiplied by.
+WEIGHTS = {
+    'normalised': lambda sigma, distance: 1 / distance,
+    'paper': lambda sigma, distance: (1 - sigma) / distance,
+    'kl': lambda sigma, distance: ((1 - sigma) / sigma)**2,
+    'none': lambda sigma, distance: jnp.ones_like(sigma),
+}

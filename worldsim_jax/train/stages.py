@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.attention import context as contexts
-from worldsim_jax.distill import dmd
+from worldsim_jax.distill import divergences
 from worldsim_jax.distill import matching
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
@@ -148,6 +148,7 @@ def distillation(name: str, inputs: Inputs) -> Stage:
   of 14 billion parameters and a critic of the student's 1.3).
   """
   config, stage = inputs.config, inputs.config[name]
+  divergence = divergences.DIVERGENCES[stage.divergence]
   critic_start = stage.critic.start_from or stage.teacher
   velocities = {'teacher': _velocity(config, stage.teacher),
                 'critic': _velocity(config, critic_start)}
@@ -156,9 +157,9 @@ def distillation(name: str, inputs: Inputs) -> Stage:
       matched, generate=generator(name, config), velocities=velocities,
       name=name, config=config)
   updates = (
-      _update(name, loss_of(dmd.generator_loss), stage, stage,
+      _update(name, loss_of(divergence.generator_loss), stage, stage,
               every=stage.generator_every, start=stage.critic_warmup),
-      _update('critic', loss_of(dmd.critic_loss), stage.critic, stage))
+      _update('critic', loss_of(divergence.critic_loss), stage.critic, stage))
   return Stage(
       name, stage.num_steps, updates,
       lambda trained: {name: _copy(trained[stage.start_from]),

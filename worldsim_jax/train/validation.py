@@ -11,6 +11,8 @@ from worldsim_jax.data import worlds
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import objective
 from worldsim_jax.diffusion import samplers
+from worldsim_jax.distill import divergences
+from worldsim_jax.distill import dmd
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import suite
 from worldsim_jax.forcing import ode
@@ -89,6 +91,7 @@ def _check_stages(config):
     if stage.paradigm == 'tokenizer' and not _is_trainable(config):
       raise UserError(f'config.stages trains {name!r}, but {_FROM_WEIGHTS}')
     _check_networks(name, stage, models)
+    _check_divergence(name, stage)
     for key in ('weight', 'critic_weight'):
       if stage.get(key, 'none') not in objective.WEIGHTS:
         raise UserError(f'config.{name}.{key}={stage[key]!r} is not one of '
@@ -111,6 +114,14 @@ def _check_steps(name, stage):
     raise UserError(f'config.{name}.weights={stage.weights} cannot be: it '
                     f'starts from {stage.start_from!r} (config.{name}.'
                     'start_from).')
+
+
+def _check_divergence(name, stage):
+  for key, known in (('divergence', divergences.DIVERGENCES),
+                     ('score_weight', dmd.WEIGHTS)):
+    if key in stage and stage[key] not in known:
+      raise UserError(f'config.{name}.{key}={stage[key]!r} is not one of '
+                      f'{tuple(known)}.')
 
 
 def _check_networks(name, stage, models):
