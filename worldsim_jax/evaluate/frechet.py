@@ -224,7 +224,8 @@ def matched(
 
 def _of_names(labels, names):
   """Where the labels are, in the order of names."""
-  return np.concatenate([np.flatnonzero(labels == name) for name in names])
+  places = [np.flatnonzero(labels == name) for name in names]
+  return np.concatenate([np.zeros(0, np.int64), *places])
 
 
 def _checked(real, generated):

@@ -1,0 +1,54 @@
+"""Memory: of what is the same place again, and is it the same?"""
+
+import functools
+
+from absl.testing import absltest
+import numpy as np
+
+from tests.evaluate import tiny_trial
+from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import subjects
+from worldsim_jax.evaluate.sections import memory
+
+WALK = dict(walks=1, walk_frames=240)
+
+
+def brighter_later(clips):
+  """What can be a second visit is 20 grey levels brighter, or white."""
+  film = clips.future.astype(int)
+  film[:, 87:] += 20  # 5 s
+  return subjects.Played(np.clip(film, 0, 255).astype(np.uint8))
+
+
+@functools.cache
+def of(play):
+  return tiny_trial.figures_of(memory.measure(tiny_trial.of(play, **WALK)))
+
+
+class MemoryTest(absltest.TestCase):
+
+  def test_the_truth_is_right_and_as_consistent_as_warping_can_tell(self):
+    found = of(subjects.truth)
+    self.assertEqual(found['revisit_correctness_5s'].value, 100)
+    consistency = found['revisit_consistency_5s']
+    self.assertEqual(consistency.value, consistency.real)
+    self.assertGreater(consistency.real, 25)
+
+  def test_a_place_that_has_changed_is_neither_consistent_nor_right(self):
+    found, true = of(brighter_later), of(subjects.truth)
+    # 20 log10(255 / 20) = 22.1, but for what was white before.
+    self.assertBetween(found['revisit_correctness_5s'].value, 22, 23.5)
+    self.assertLess(found['revisit_consistency_5s'].value,
+                    true['revisit_consistency_5s'].value - 5)
+
+  def test_gaps_that_no_walk_has_are_noted(self):
+    section = memory.measure(tiny_trial.make(**WALK))
+    self.assertIn('after 60 s: no walk comes back', ' '.join(section.notes))
+
+  def test_walks_that_never_come_back_are_told_with_the_key(self):
+    with self.assertRaisesRegex(UserError, 'config.evaluate.walk_frames'):
+      memory.measure(tiny_trial.make(walks=1, walk_frames=40))
+
+
+if __name__ == '__main__':
+  absltest.main()
