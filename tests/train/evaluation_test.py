@@ -18,7 +18,8 @@ from worldsim_jax.train import run
 
 
 def config(**evaluate):
-  settings = tiny_trial.config(sections=('following',), **evaluate)
+  settings = tiny_trial.config(**dict(sections=('following',)) | evaluate)
+  settings.student.window = 3  # With its sink as long as the stages' clips.
   settings.data.records = tiny_trial.records()  # Rendered once for all tests.
   return settings
 
