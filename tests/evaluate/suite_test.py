@@ -10,6 +10,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -80,6 +81,7 @@ class SuiteTest(parameterized.TestCase):
     self.assertEqual(page.count('<video'), len(films))
     self.assertGreaterEqual(page.count('<svg'), 4)
 
+  @pytest.mark.slow
   def test_the_same_seed_gives_the_same_bytes_and_another_does_not(self):
     sections = ('fidelity', 'following', 'drift')
     read = lambda seed: (evaluated(
