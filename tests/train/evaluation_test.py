@@ -18,7 +18,8 @@ from worldsim_jax.train import run
 
 
 def config(**evaluate):
-  settings = tiny_trial.config(sections=('following',), **evaluate)
+  settings = tiny_trial.config(**dict(sections=('following',)) | evaluate)
+  settings.student.window = 3  # With its sink as long as the stages' clips.
   settings.data.records = tiny_trial.records()  # Rendered once for all tests.
   return settings
 
@@ -45,7 +46,7 @@ class EvaluationTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(subject='oracle'), "subject='oracle' is not one of .*teacher_forc"
        'ing.*student.*truth.*forgetful'),
-      (dict(subject='student'), "config.stages, but 'tokenizer' is not trained"),
+      (dict(subject='student'), "stages, but 'tokenizer' is not trained"),
       (dict(subject='teacher'), "has no checkpoint of 'teacher' yet"),
       (dict(exports=('oscars',)), "exports: 'oscars' is not one of"),
   )
