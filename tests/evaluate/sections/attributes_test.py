@@ -1,12 +1,14 @@
 """Attributes: which room a picture shows, against which room it is."""
 
 import dataclasses
+from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.data import maps as maps_lib
+from worldsim_jax.data import records
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate.sections import attributes
@@ -47,6 +49,25 @@ class AttributesTest(absltest.TestCase):
         tiny_trial.make().clips, maps=np.array(['MAP21'] * 8, object))
     with self.assertRaisesRegex(UserError, 'config.data.generated_test_maps'):
       attributes.measure(trial)
+
+  def test_labels_are_those_of_the_frames_that_are_shown(self):
+    asked, trial = [], tiny_trial.make()
+
+    def labels_of(name, pose):
+      asked.append(pose)
+      return known(name, pose)
+
+    known = attributes.labels_of
+    with mock.patch.object(attributes, 'labels_of', labels_of):
+      attributes.measure(trial)
+    some = lambda pose: any(np.array_equal(pose, x) for x in asked)
+    for pose in trial.clips.pose:
+      self.assertTrue(some(pose[trial.clips.given:]))
+    # Training frames are every so many of a film.
+    source = records.Source(trial.frames_dir, 'train')
+    step = len(source[0]['rgb']) // attributes.FRAMES_PER_FILM
+    for number in range(len(source)):
+      self.assertTrue(some(source[number]['pose'][::step]))
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import numpy as np
 from tests.evaluate import tiny_trial
 from worldsim_jax.evaluate import i3d
 from worldsim_jax.evaluate import packaged_weights
+from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate.sections import drift
 
 NO_I3D = dataclasses.replace(packaged_weights.I3D, package='not-installed')
@@ -73,6 +74,24 @@ class DriftTest(absltest.TestCase):
       self.assertEqual(true[name].value, true[name].real, name)
       self.assertGreater(noisy[name].value, 2 * abs(true[name].real), name)
       self.assertEqual(noisy[name].count, 4)
+
+  def test_what_is_lost_late_is_told_late(self):
+    def late(clips):
+      film = clips.future.copy()
+      half = film.shape[1] // 2
+      film[:, half:] = film[:, half:] // 2 + 100
+      return subjects.Played(film)
+
+    with mock.patch.object(i3d, 'logits', looks):
+      found, true = (
+          tiny_trial.figures_of(drift.measure(tiny_trial.of(play, walks=4)))
+          for play in (late, subjects.truth))
+    for name in ('fvd', 'kvd'):
+      early, later = found[f'{name}_early'], found[f'{name}_late']
+      self.assertEqual(early.value, early.real)
+      self.assertGreater(later.value, 2 * abs(later.real))
+      # The floor is of true films, whatever the subject shows.
+      self.assertEqual(later.real, true[f'{name}_late'].real)
 
 
 def looks(films):

@@ -66,6 +66,20 @@ class ExposureTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, 'truth cannot be given a context'):
       exposure.measure(tiny_trial.make())
 
+  def test_teacher_forcing_is_with_the_longest_context(self):
+    def learns(clips):
+      # Frames without black or white, nearer to the truth the more was given.
+      dimmed = dataclasses.replace(clips, rgb=clips.rgb // 2 + 60)
+      return subjects.Played(dimmed.future + np.uint8(40 - 4 * clips.given))
+
+    trial = tiny_trial.of_world()
+    vars(trial)['subject'] = learns
+    found = tiny_trial.figures_of(exposure.measure(trial))
+    values = [found[f'psnr_1_after_{frames}_true_frames'].value
+              for frames in sorted(measured()[1])]
+    self.assertLess(values[0], values[-1])
+    self.assertEqual(found['teacher_forced_next_frame_psnr'].value, values[-1])
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -48,6 +48,11 @@ class FollowingTest(absltest.TestCase):
     flat = np.full_like(x, 7)
     np.testing.assert_array_equal(following.correlation(x, flat), 0)
 
+  def test_flicker_does_not_count(self):
+    x = tiny_trial.make().clips.rgb[:2, :4] // 2
+    flicker = x + np.array([0, 90, 0, 90], np.uint8)[:, None, None, None]
+    np.testing.assert_allclose(following.correlation(x, flicker), 1, rtol=1e-5)
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -1,5 +1,6 @@
 """Memory: of what is the same place again, and is it the same?"""
 
+import dataclasses
 import functools
 
 from absl.testing import absltest
@@ -54,6 +55,26 @@ class MemoryTest(absltest.TestCase):
   def test_walks_that_never_come_back_are_told_with_the_key(self):
     with self.assertRaisesRegex(UserError, 'config.evaluate.walk_frames'):
       memory.measure(tiny_trial.make(walks=1, walk_frames=40))
+
+  def test_the_ceiling_is_that_of_the_true_film(self):
+    found, true = of(brighter_later), of(subjects.truth)
+    self.assertEqual(found['revisit_consistency_5s'].real,
+                     true['revisit_consistency_5s'].real)
+
+  def test_what_was_given_is_not_asked_for(self):
+    def brighter(clips):
+      # Half as bright and 60 more: nothing is clipped.
+      return subjects.Played(clips.future // 2 + 60)
+
+    def consistency(play):
+      trial = dataclasses.replace(tiny_trial.of(play, **WALK), given=60)
+      section = memory.measure(trial)
+      return tiny_trial.figures_of(section)['revisit_consistency_5s']
+
+    # Its own frames agree, and all the more as they have half the contrast;
+    # with the given ones they do not.
+    self.assertGreater(consistency(brighter).value,
+                       consistency(subjects.truth).value + 3)
 
 
 if __name__ == '__main__':

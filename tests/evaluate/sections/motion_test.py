@@ -53,6 +53,13 @@ class MotionTest(absltest.TestCase):
     self.assertEqual(found['turn_error_1'].value, found['turn_error_1'].real)
     self.assertLess(found['turn_error_1'].real, 1)
 
+  def test_on_the_true_film_the_judges_hardly_err(self):
+    found = figures_of(lambda motions: motions)
+    self.assertGreater(found['odometry_accepted_1'].value, .9)
+    # Pixels of pictures that are 64 wide.
+    self.assertLess(found['track_end_point_error'].value, .5)
+    self.assertGreater(found['track_visibility_f1'].value, .8)
+
 
 if __name__ == '__main__':
   absltest.main()
