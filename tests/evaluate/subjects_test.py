@@ -1,5 +1,7 @@
 """Subjects made of the truth: each has its one fault and no other."""
 
+import dataclasses
+
 from absl.testing import absltest
 import numpy as np
 
@@ -37,22 +39,24 @@ class SubjectsTest(absltest.TestCase):
           film[:, t], clips().rgb[:, clips().given - 1])
 
   def test_shuffled_shows_the_same_frames_in_another_order(self):
-    film = subjects.shuffled(clips()).rgb
+    film = subjects.shuffled(clips(), seed=0).rgb
     for ours, true in zip(film, clips().future):
       self.assertEqual(sorted_frames(ours), sorted_frames(true))
     self.assertTrue(np.any(film != clips().future))
+    other = subjects.shuffled(clips(), seed=1).rgb
+    self.assertTrue(np.any(film != other))
 
   def test_noise_has_its_deviation_and_its_seed(self):
     grey = np.full_like(clips().rgb, 128)
-    flat = tiny_trial.dataclasses.replace(clips(), rgb=grey)
-    film = subjects.noise(flat).rgb.astype(float) - 128
+    flat = dataclasses.replace(clips(), rgb=grey)
+    film = subjects.noise(flat, seed=0).rgb.astype(float) - 128
     self.assertAlmostEqual(film.std(), subjects.NOISE, delta=.1)
     np.testing.assert_array_equal(
-        subjects.noise(clips()).rgb, subjects.noise(clips()).rgb)
+        subjects.noise(clips(), 3).rgb, subjects.noise(clips(), 3).rgb)
 
   def test_gain_darkens_by_two_per_cent_a_second(self):
     grey = np.full_like(clips().rgb, 200)
-    flat = tiny_trial.dataclasses.replace(clips(), rgb=grey)
+    flat = dataclasses.replace(clips(), rgb=grey)
     film = subjects.gain(flat, FPS / clips().horizon).rgb
     # The last frame is one "second" of so few frames later.
     self.assertEqual(film[0, -1, 0, 0, 0], round(
@@ -81,6 +85,11 @@ class SubjectsTest(absltest.TestCase):
   def test_forgetful_forgets_nothing_where_nothing_comes_back(self):
     film = subjects.forgetful(clips(), FPS).rgb
     np.testing.assert_array_equal(film, clips().future)
+
+  def test_films_without_a_world_cannot_be_forgotten(self):
+    users = dataclasses.replace(clips(), recipes=None, pose=None)
+    with self.assertRaisesRegex(UserError, 'forgetful needs films of the emb'):
+      subjects.forgetful(users, FPS)
 
   def test_only_generated_maps_have_other_walls(self):
     self.assertEqual(subjects.redecorated('gen:7'), 'gen:7,decor=1')

@@ -51,7 +51,6 @@ class SuiteTest(parameterized.TestCase):
   def test_what_cannot_be_measured_says_why_and_the_rest_is_there(self):
     summary, folder = of_noise()
     page = (folder / 'report.html').read_text()
-    self.assertEqual(page.count('Not measured: '), 4)  # Too short walks, too.
     for name, why in (('shape', 'predicts pictures only'),
                       ('exposure', 'cannot be given a context'),
                       ('speed', 'does not stream')):
@@ -60,7 +59,25 @@ class SuiteTest(parameterized.TestCase):
     self.assertContainsSubset(
         {'psnr_1', 'action_discrimination', 'drift_detail', 'wall_accuracy'},
         summary)
-    self.assertNotIn('fidelity_not_measured', summary)
+    # Parts of sections, too.
+    self.assertIn('LPIPS: ', summary['fidelity_not_measured'])
+    self.assertNotIn('attributes_not_measured', summary)
+
+  def test_an_error_of_ours_is_raised_when_the_rest_is_written(self):
+    def broken(unused_trial):
+      raise KeyError('oops')
+
+    trial = tiny_trial.make('copy', sections=('speed', 'following'))
+    with (mock.patch.dict(suite.SECTIONS, speed=broken),
+          self.assertRaisesRegex(KeyError, 'oops')):
+      suite.evaluate(trial, self.folder(), trial.config)
+    summary = json.loads((self.written / 'summary.json').read_text())
+    self.assertEqual(summary['speed_not_measured'], "failed: KeyError: 'oops'")
+    self.assertEqual(summary['action_discrimination'], .5)
+
+  def folder(self):
+    self.written = pathlib.Path(self.create_tempdir().full_path)
+    return self.written
 
   def test_every_number_has_its_interval_and_sample(self):
     summary, folder = of_noise()
@@ -106,6 +123,7 @@ class SuiteTest(parameterized.TestCase):
       (dict(walk_policy='stroll'), "walk_policy='stroll' is not one of"),
       (dict(walks=0), 'walks=0 must be at least 1'),
       (dict(walk_frames=-1), 'walk_frames=-1 must be at least 1'),
+      (dict(seed=-1), 'seed=-1 must be at least 0'),
   )
   def test_a_config_that_cannot_be_is_told(self, settings, message):
     with self.assertRaisesRegex(UserError, f'config.evaluate.{message}'):

@@ -72,7 +72,8 @@ def records() -> str:
 def make(subject: str = 'truth', **evaluate) -> Trial:
   """A trial of a subject that is made of the truth."""
   settings = config(subject=subject, **evaluate)
-  known = subjects.of_truth(settings.data.frames_per_second)
+  known = subjects.of_truth(
+      settings.data.frames_per_second, settings.evaluate.seed)
   return Trial(settings, subject, known[subject], records(), GIVEN)
 
 
@@ -93,7 +94,8 @@ def of_world(**evaluate) -> Trial:
   def play(clips):
     return subjects.Played(replay.student_continuation(world(), clips))
 
-  return dataclasses.replace(of(play, **evaluate), world=world())
+  return dataclasses.replace(
+      of(play, **evaluate), world=world(), tokenizer=world())
 
 
 def figures_of(section) -> dict:

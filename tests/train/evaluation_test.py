@@ -46,7 +46,7 @@ class EvaluationTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(subject='oracle'), "subject='oracle' is not one of .*teacher_forc"
        'ing.*student.*truth.*forgetful'),
-      (dict(subject='student'), "config.stages, but 'tokenizer' is not trained"),
+      (dict(subject='student'), "stages, but 'tokenizer' is not trained"),
       (dict(subject='teacher'), "has no checkpoint of 'teacher' yet"),
       (dict(exports=('oscars',)), "exports: 'oscars' is not one of"),
   )

@@ -44,9 +44,9 @@ class DriftTest(absltest.TestCase):
     self.assertLess(abs(found['drift_brightness'].value), .02)
 
   def test_a_package_that_is_missing_is_named_and_the_rest_is_there(self):
-    notes = ' '.join(of('noise').notes)
-    self.assertIn('FVD and KVD are not measured: ', notes)
-    self.assertIn('not-installed', notes)
+    line = of('noise').not_measured
+    self.assertStartsWith(line, 'FVD and KVD: ')
+    self.assertIn('not-installed', line)
     self.assertNotIn('fvd_early', figures('noise'))
     self.assertIn('drift_contrast', figures('noise'))
     self.assertLen(of('noise').films, 1)
@@ -54,14 +54,15 @@ class DriftTest(absltest.TestCase):
   def test_walks_that_are_too_short_for_windows_are_named(self):
     section = drift.measure(tiny_trial.make(walks=1, walk_frames=40))
     self.assertRegex(
-        ' '.join(section.notes),
-        'not measured: a walk of 40 frames .*config.evaluate.walk_frames')
+        section.not_measured,
+        'FVD and KVD: a walk of 40 frames .*config.evaluate.walk_frames')
 
   def test_too_few_walks_are_named(self):
     with mock.patch.object(i3d, 'logits', looks):
       section = drift.measure(tiny_trial.make(walks=1))
     self.assertRegex(
-        ' '.join(section.notes), 'not measured: 1 real films and .* too few')
+        section.not_measured, 'FVD and KVD: 1 real films are too few')
+    self.assertNotIn('fvd_early', tiny_trial.figures_of(section))
     self.assertIn('drift_brightness', tiny_trial.figures_of(section))
 
   def test_the_truth_is_at_the_floor_and_a_change_of_looks_is_not(self):

@@ -56,7 +56,8 @@ class FidelityTest(absltest.TestCase):
     _, section = of_noise()
     for figure in section.figures:
       self.assertBetween(figure.value, figure.low, figure.high, figure.name)
-      self.assertGreater(figure.count, 0)
+      self.assertGreaterEqual(figure.count, figure.maps)
+      self.assertGreaterEqual(figure.maps, 2)
       self.assertEqual(figure.real, 100 if 'psnr' in figure.name else 1)
 
   def test_a_true_depth_warp_beats_the_last_frame(self):
@@ -66,18 +67,24 @@ class FidelityTest(absltest.TestCase):
 
   def test_what_is_not_there_is_noted_and_the_rest_is_measured(self):
     _, section = of_noise()
-    notes = ' '.join(section.notes)
-    self.assertIn('LPIPS is not measured: ', notes)
-    self.assertIn("pip install 'worldsim_jax[metrics]'", notes)
-    self.assertIn('the subject noise has no tokenizer', notes)
+    line = section.not_measured
+    self.assertIn('LPIPS: ', line)
+    self.assertIn("pip install 'worldsim_jax[metrics]'", line)
+    self.assertIn('the subject noise has no tokenizer', line)
     self.assertNotIn('lpips_1', tiny_trial.figures_of(section))
 
   def test_without_walks_there_are_the_clips(self):
     section = measured(tiny_trial.make('copy', walk_maps=('MAP77',)))
-    self.assertIn("walks: there is no map 'MAP77'", ' '.join(section.notes))
+    self.assertIn("walks: there is no map 'MAP77'", section.not_measured)
     found = tiny_trial.figures_of(section)
     self.assertIn('psnr_4', found)
     self.assertNotIn('psnr_64', found)
+
+  def test_without_clips_there_are_the_walks(self):
+    section = measured(tiny_trial.make('copy', min_motion=200.))
+    self.assertIn('config.evaluate.min_motion', section.not_measured)
+    found = tiny_trial.figures_of(section)
+    self.assertEqual(found['psnr_1'].count, 2)
 
   def test_equal_films_have_no_perceptual_distance(self):
     section = measured(tiny_trial.make(walks=1, walk_frames=16), missing=False)

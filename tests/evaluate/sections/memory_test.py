@@ -44,7 +44,13 @@ class MemoryTest(absltest.TestCase):
 
   def test_gaps_that_no_walk_has_are_noted(self):
     section = memory.measure(tiny_trial.make(**WALK))
-    self.assertIn('after 60 s: no walk comes back', ' '.join(section.notes))
+    self.assertIn('after 60 s: no walk of 240', section.not_measured)
+
+  def test_a_film_that_stands_still_is_as_consistent_as_can_be(self):
+    found, true = of(subjects.copy), of(subjects.truth)
+    for name in ('copy_revisit_consistency_5s', 'revisit_consistency_5s'):
+      self.assertEqual(found[name].value,
+                       true['copy_revisit_consistency_5s'].value)
 
   def test_walks_that_never_come_back_are_told_with_the_key(self):
     with self.assertRaisesRegex(UserError, 'config.evaluate.walk_frames'):
