@@ -52,10 +52,12 @@ class PairsTest(absltest.TestCase):
     pose = walk((0, 0, 355), (400, 0, 355), (0, 0, 365))
     self.assertIn((0, len(pose) - 1), pairs(pose))
 
-  def test_gaps_are_in_seconds_and_both_ends_count(self):
+  def test_gaps_are_in_seconds_and_end_before_the_next_begins(self):
     pose = walk((0, 0, 0), (400, 0, 0), (0, 0, 0))
     gaps = {j - i for i, j in pairs(pose, 6.0, max_gap=7.0, near=5)}
-    self.assertEqual(gaps, {60, 62, 64, 66, 68, 70})
+    self.assertEqual(gaps, {60, 62, 64, 66, 68})
+    later = {j - i for i, j in pairs(pose, 7.0, max_gap=8.0, near=5)}
+    self.assertEqual(min(later), 70)
 
   def test_a_cut_is_a_way_of_leaving(self):
     pose, shot_id = np.zeros((40, 4)), np.repeat([0, 1], 20)

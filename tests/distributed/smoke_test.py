@@ -62,7 +62,7 @@ def records(workdir):
 class SmokeTest(absltest.TestCase):
 
   def test_two_processes_leave_what_one_with_two_devices_leaves(self):
-    one, two = SHARED['folder'] / 'one', SHARED['folder'] / 'two'
+    two = SHARED['folder'] / 'two'
     # A disk that both see: process 0 renders, process 1 waits and is told.
     running = self.start_two([two] * 2, [SHARED['folder'] / 'shared'] * 2)
     wait_for((SHARED['folder'] / 'shared' / 'episodes').exists, running)
@@ -74,7 +74,7 @@ class SmokeTest(absltest.TestCase):
     ends = self.assertDone(*self.start_two([two] * 2, disks))
     self.assertIn('results in', ends[0])
     self.assertNotIn('results in', ends[1])
-    self.assertDone(self.start(one, 2, f'--config.data.dir={disks[1]}'))
+    one = self.one_process()
     for name in RESULTS:
       self.assertTrue((two / name).exists(), name)
     self.assertSameRecords(one, two)
@@ -100,10 +100,14 @@ class SmokeTest(absltest.TestCase):
     resumed = self.assertDone(*start_two())
     self.assertRegex(resumed[0], r'teacher +resumes at step [36] of 6')
     served.download('x/', copy)
-    one = SHARED['folder'] / 'alone'
-    self.assertDone(self.start(
-        one, 2, f'--config.data.dir={SHARED["folder"] / "bucket-disk"}'))
-    self.assertSameRecords(one, copy)
+    self.assertSameRecords(self.one_process(), copy)
+
+  def one_process(self):
+    """The workdir of a run in one process with two devices, made once."""
+    workdir = SHARED['folder'] / 'one'
+    if not workdir.exists():
+      self.assertDone(self.start(workdir, 2))
+    return workdir
 
   def assertSameRecords(self, one, two):
     expected, found = records(one), records(two)

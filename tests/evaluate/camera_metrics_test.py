@@ -163,6 +163,33 @@ class StandingStillTest(parameterized.TestCase):
     )
 
 
+class TrueWorldTest(absltest.TestCase):
+
+  def test_only_an_aligned_path_may_go_another_way(self):
+    ahead = np.tile(np.eye(4), (4, 1, 1))
+    ahead[:, 2, 3] = 12 * np.arange(4)
+    back = ahead.copy()
+    back[:, 2, 3] *= -1
+    of = lambda how: camera_metrics.camera_metrics(back, ahead, alignment=how)
+    self.assertAlmostEqual(of('se3')['ate'], 0, places=9)
+    # 24 times 0, 1, 2 and 3.
+    self.assertAlmostEqual(of('none')['ate'], 24 * np.sqrt(14 / 4))
+    self.assertAlmostEqual(of('none')['rpe_translation'], 24)
+
+  def test_unknown_frames_and_their_steps_are_left_out(self):
+    truth = np.tile(np.eye(4), (5, 1, 1))
+    truth[:, 2, 3] = 10 * np.arange(5)
+    lost = truth.copy()
+    lost[2, 2, 3] = 1e6
+    lost[4, 2, 3] += 3
+    known = np.arange(5) != 2
+    found = camera_metrics.camera_metrics(
+        lost, truth, alignment='none', known=known)
+    self.assertAlmostEqual(found['ate'], np.sqrt(9 / 4))
+    # Steps 0-1 and 3-4; 1-2 and 2-3 are not known.
+    self.assertAlmostEqual(found['rpe_translation'], np.sqrt(9 / 2))
+
+
 class RefusalsTest(parameterized.TestCase):
 
   def test_tiny_and_large_angles_are_exact(self):
@@ -179,7 +206,8 @@ class RefusalsTest(parameterized.TestCase):
       (2 * _walk(3), _walk(3), {}, 'no rotations'),
       (_walk(3) * [[1, 1, -1, 1]], _walk(3), {}, 'reflections'),
       (_walk(3), _walk(3), {'step': 3}, 'step=3'),
-      (_walk(3), _walk(3), {'alignment': 'none'}, "'none'"),
+      (_walk(3), _walk(3), {'alignment': 'icp'}, "'icp'"),
+      (_walk(3), _walk(3), {'known': [False] * 3}, 'no frame'),
   )
   def test_bad_input_is_refused(self, predicted, truth, options, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -68,7 +68,6 @@ class RealFilmsTest(absltest.TestCase):
     films = {
         'real': real,
         'shuffled': real[:, rng.permutation(16)],
-        'blurred': blurred(real, 2),
         'noise': drifting(real, 40, rng),
     }
     of_reference = i3d.logits(reference)
@@ -76,11 +75,10 @@ class RealFilmsTest(absltest.TestCase):
     for metric in (frechet.fvd, frechet.kvd):
       values = {name: metric(of_reference, of[name]) for name in of}
       more = {name: values[name] - values['real'] for name in values}
-      # Measured: FVD 519, 224 and -140, KVD 98, 99 and 9; with twelve films
-      # instead of eight 572, 237, -26 and 87, 109, 9.
-      self.assertGreater(more['blurred'], 5 * more['shuffled'], values)
+      # Measured: FVD 224 and -140, KVD 99 and 9 (of a blur 519 and 98); with
+      # twelve films instead of eight 237, -26 and 109, 9.
       self.assertGreater(more['noise'], 5 * more['shuffled'], values)
-      self.assertGreater(min(more['blurred'], more['noise']), 50, values)
+      self.assertGreater(more['noise'], 50, values)
     # Other walks on the same levels are as good as these.
     floor = frechet.kvd(of_reference, of['real'])
     error = frechet.standard_error(frechet.kvd, of_reference, of['real'])

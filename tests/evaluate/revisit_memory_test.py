@@ -75,12 +75,6 @@ class RevisitMemoryTest(absltest.TestCase):
     self.assertTrue(np.isnan(none.correctness).all())
     np.testing.assert_array_equal(none.whole, 100)
 
-  def test_means_are_by_the_time_between(self):
-    values = [10.0, 20.0, 40.0, np.nan, 7.0]
-    seconds = [6.0, 19.0, 60.0, 70.0, 1.0]
-    found = revisit_memory.by_gap(values, seconds)
-    np.testing.assert_array_equal(found, [15, np.nan, 40])
-
   def test_what_is_no_revisit_is_refused(self):
     episode, geometry = walks.there_and_back()
     rgb = episode['rgb']

@@ -1,6 +1,7 @@
 """Trials on a small record set of the real engine, made once per process."""
 
 import atexit
+import dataclasses
 import functools
 import shutil
 import tempfile
@@ -8,8 +9,10 @@ import tempfile
 from tests.streaming import tiny_world
 from worldsim_jax.data import splits
 from worldsim_jax.data import worlds
+from worldsim_jax.evaluate import replay
 from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate.trial import Trial
+from worldsim_jax.streaming.world import World
 
 GIVEN = 2
 
@@ -69,5 +72,32 @@ def records() -> str:
 def make(subject: str = 'truth', **evaluate) -> Trial:
   """A trial of a subject that is made of the truth."""
   settings = config(subject=subject, **evaluate)
-  known = subjects.of_truth(settings.data.frames_per_second)
+  known = subjects.of_truth(
+      settings.data.frames_per_second, settings.evaluate.seed)
   return Trial(settings, subject, known[subject], records(), GIVEN)
+
+
+def of(play, **evaluate) -> Trial:
+  """A trial of any function of clips."""
+  return dataclasses.replace(make(**evaluate), name='ours', subject=play)
+
+
+@functools.cache
+def world() -> World:
+  """Of random weights, and of the frames that `config` describes."""
+  return tiny_world.of_config(config())
+
+
+def of_world(**evaluate) -> Trial:
+  """A trial of its student."""
+
+  def play(clips):
+    return subjects.Played(replay.student_continuation(world(), clips))
+
+  return dataclasses.replace(
+      of(play, **evaluate), world=world(), tokenizer=world())
+
+
+def figures_of(section) -> dict:
+  """A section's figures by name."""
+  return {figure.name: figure for figure in section.figures}

@@ -1,5 +1,6 @@
 """What a subject is asked to continue: its maps, its actions, its length."""
 
+import dataclasses
 from unittest import mock
 
 from absl.testing import absltest
@@ -51,6 +52,12 @@ class TrialTest(absltest.TestCase):
   def test_a_training_map_is_never_walked(self):
     with self.assertRaisesRegex(UserError, "walk_maps has 'gen:3', a map of t"):
       _ = tiny_trial.make(walk_maps=('gen:3',)).walks
+
+  def test_walks_shorter_than_a_step_of_the_model_are_told(self):
+    trial = tiny_trial.make(walk_frames=3)
+    trial = dataclasses.replace(trial, frames_per_step=4)
+    with self.assertRaisesRegex(UserError, 'walk_frames=3 is less than the 4'):
+      _ = trial.walks
 
   def test_a_map_that_is_not_in_the_wheel_is_named(self):
     with self.assertRaisesRegex(UserError, "there is no map 'MAP77'"):

@@ -92,10 +92,14 @@ def of_poses(map_name: str, pose, camera, heights=None) -> Geometry:
   )
 
 
-def of_episode(episode: dict) -> Geometry:
+def of_episode(episode: dict, frames: slice = slice(None)) -> Geometry:
   """Of a film of the embedded world, see `data` for its fields.
 
   Sprites and moved sectors are taken into account if they were recorded.
+
+  Args:
+    episode: a film.
+    frames: of the film, those that are wanted.
 
   Raises:
     UserError: if it is no film of the embedded world.
@@ -110,12 +114,12 @@ def of_episode(episode: dict) -> Geometry:
   heights = np.stack([level.floor, level.ceiling], 1)
   if len(episode.get('moved', ())):
     heights = moved_heights(heights, episode['moved'], len(episode['pose']))
-  found = of_poses(
-      recipe.map, episode['pose'], camera_lib.of_engine(recipe), heights
-  )
+    heights = heights[frames]
+  camera = camera_lib.of_engine(recipe)
+  found = of_poses(recipe.map, episode['pose'][frames], camera, heights)
   if 'sprites' not in episode:
     return found
-  sprites = np.asarray(episode['sprites'], bool)
+  sprites = np.asarray(episode['sprites'][frames], bool)
   return dataclasses.replace(
       found, exact=found.exact & ~sprites, sprites=sprites
   )

@@ -32,7 +32,7 @@ def pairs(
     pose: [T, 4].
     seconds_per_frame: tics_per_frame / 35.
     min_gap: seconds from i to j.
-    max_gap: likewise, at most.
+    max_gap: likewise, less than.
     near: map units between the two places, less than.
     turn: degrees between the two views, less than.
     away: map units from i that were passed on the way to j, or
@@ -42,7 +42,7 @@ def pairs(
   """
   pose = np.asarray(pose, np.float64)
   first = max(1, int(np.ceil(min_gap / seconds_per_frame - 1e-9)))
-  last = min(len(pose), np.floor(max_gap / seconds_per_frame + 1e-9) + 1)
+  last = min(len(pose), np.ceil(max_gap / seconds_per_frame - 1e-9))
   found = [np.zeros((0, 2), np.int64)]
   for i in range(len(pose) - first):
     distance, angle = errors(pose[i], pose[i:])

@@ -28,6 +28,8 @@ import dataclasses
 
 import numpy as np
 
+from worldsim_jax.errors import UserError
+
 CELLS = (3, 4)  # rows and columns
 BINS = 4  # per opponent colour
 DIRECTIONS = 4
@@ -58,7 +60,11 @@ def features(frames) -> np.ndarray:
         f'frames are {frames.dtype} {frames.shape}; need uint8 [N, H, W, 3]'
     )
   if min(frames.shape[1:3]) < 16:
-    raise ValueError(f'frames of {frames.shape[1:3]}: need at least 16 x 16')
+    height, width = frames.shape[1:3]
+    raise UserError(
+        f'frames of {height}x{width} are too small to tell walls and floors '
+        'in: 16x16 or more'
+    )
   # Few at a time: the intermediate arrays are forty times as large as frames.
   parts = [_features(frames[i : i + 64]) for i in range(0, len(frames), 64)]
   return np.concatenate(parts) if parts else np.zeros((0, _features_length()))
@@ -119,44 +125,6 @@ def accuracy(predicted, labels) -> dict[str, float]:
       'accuracy': float(right.mean()),
       'balanced_accuracy': float(np.mean(recalls)),
   }
-
-
-def report(
-    classifier: Classifier,
-    frames_x,
-    labels: Mapping[str, np.ndarray],
-    real_x,
-    real_labels: Mapping[str, np.ndarray],
-) -> dict[str, dict[str, float]]:
-  """All that must stand beside an accuracy, by attribute.
-
-  Args:
-    classifier: fitted on other maps.
-    frames_x: [N, D], features of generated frames.
-    labels: by attribute, [N], what their captions say.
-    real_x: [M, D], features of real frames of held-out maps.
-    real_labels: by attribute, [M].
-
-  Returns:
-    By attribute: accuracy, balanced_accuracy, the same of real frames as
-    ceiling and balanced_ceiling, and of the training set's commonest class as
-    majority and balanced_majority (on the generated frames' labels), frames
-    and classes (how many there were to tell apart in training).
-  """
-  found, real = predict(classifier, frames_x), predict(classifier, real_x)
-  table = {}
-  for name in classifier.classes:
-    always = np.full(len(found[name]), classifier.majority[name])
-    table[name] = accuracy(found[name], labels[name])
-    for kind, scores in (
-        ('ceiling', accuracy(real[name], real_labels[name])),
-        ('majority', accuracy(always, labels[name])),
-    ):
-      table[name][kind] = scores['accuracy']
-      table[name][f'balanced_{kind}'] = scores['balanced_accuracy']
-    table[name]['frames'] = len(always)
-    table[name]['classes'] = len(classifier.classes[name])
-  return table
 
 
 def _solve(design, index, balance, ridge):

@@ -16,6 +16,10 @@ Absolute trajectory error and relative pose error over n frames are then
   E_t = (Q_t^-1 Q_t+n)^-1 (P_t^-1 P_t+n), places of P multiplied by s,   (4)
   RPE = rms_t |place of E_t|  and  rms_t angle of E_t.
 
+Where the world of the predicted motions is the truth's own, there is nothing to
+fit: 'none' leaves them as they are, and only then is a path in the wrong
+direction an error.
+
 A path that does not move has neither scale nor direction: (2) would then fit
 s = 0, for which (3) is 0 whatever was predicted. Such paths are named in
 `degenerate`, and what they leave undetermined is NaN. A straight path leaves
@@ -28,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-ALIGNMENTS = ('sim3', 'se3')
+ALIGNMENTS = ('sim3', 'se3', 'none')
 # A path whose places differ by less stands still, in its own units. The engine
 # counts in 1/65536 map units, float64 knows 10^4 map units to 10^-12.
 STILL = 1e-6
@@ -48,15 +52,18 @@ class Similarity(NamedTuple):
 
 
 def camera_metrics(
-    predicted, motions, alignment: str = 'sim3', step: int = 1
+    predicted, motions, alignment: str = 'sim3', step: int = 1, known=None
 ) -> dict:
   """Equations (3) and (4) of one path.
 
   Args:
     predicted: [T, 4, 4], camera to any world.
     motions: [T, 4, 4], the truth.
-    alignment: 'sim3' for paths of unknown scale, 'se3' for metric ones.
+    alignment: 'sim3' for paths of unknown scale, 'se3' for metric ones in a
+      world of their own, 'none' for those in the truth's.
     step: n of equation (4), in frames.
+    known: bool [T], frames of which the prediction is not to be left out. Both
+      ends of a step must be known; None: all are.
 
   Returns:
     ate and rpe_translation (units of the truth), rpe_rotation (degrees), scale,
@@ -71,12 +78,18 @@ def camera_metrics(
     raise ValueError(f'{len(predicted)} motions for {len(motions)} true ones')
   if not 1 <= step < len(motions):
     raise ValueError(f'step={step} needs more than {len(motions)} motions')
-  p, q = predicted[:, :3, 3], motions[:, :3, 3]
+  known = np.ones(len(motions), bool) if known is None else np.asarray(known)
+  if not known.any():
+    raise ValueError('no frame of the path is known')
+  p, q = predicted[known, :3, 3], motions[known, :3, 3]
   degenerate = _degenerate(p, q)
-  similarity = umeyama(p, q, with_scale=alignment == 'sim3')
+  similarity = Similarity(1.0, np.eye(3), np.zeros(3))
+  if alignment != 'none':
+    similarity = umeyama(p, q, with_scale=alignment == 'sim3')
   if alignment == 'sim3' and degenerate == 'the truth stands still':
     similarity = similarity._replace(scale=np.nan)
-  true, guess = _steps(motions, step), _steps(predicted, step)
+  steps = known[:-step] & known[step:]
+  true, guess = _steps(motions, step)[steps], _steps(predicted, step)[steps]
   # Turning back, as Q^-1 does, leaves the length of a difference as it is.
   missed = similarity.scale * guess[:, :3, 3] - true[:, :3, 3]
   turned = (_inverse(true) @ guess)[:, :3, :3]
@@ -152,7 +165,7 @@ def _inverse(motions):
 
 
 def _rms(values):
-  return float(np.sqrt(np.mean(values**2)))
+  return float(np.sqrt(np.mean(values**2))) if len(values) else np.nan
 
 
 def _checked(motions, name):

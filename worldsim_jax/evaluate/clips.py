@@ -92,28 +92,35 @@ class Clips:
   @functools.cached_property
   def cameras(self) -> tuple[camera_lib.Camera, ...]:
     return tuple(
-        camera_lib.of_engine(recipe) for recipe in self._parsed('cameras')
+        camera_lib.of_engine(recipe) for recipe in self.parsed('cameras need')
     )
 
   @functools.cached_property
   def motions(self) -> np.ndarray:
     """Camera-to-world, float64 [n, P, 4, 4]."""
-    self._parsed('camera motions')
+    self.parsed('camera motions need')
     return camera_lib.camera_to_world(self.pose)
 
   def geometry(self, index: int):
-    """Exact geometry of one clip, see data/geometry.py."""
+    """Exact geometry of one clip, see data/geometry.py.
+
+    Where things and monsters are, and how doors stand, is told by the engine,
+    which plays the recipes once more.
+    """
     return self._geometries[index]
 
   @functools.cached_property
   def _geometries(self):
     from worldsim_jax.data import geometry  # It compiles its ray caster.
 
+    told = [
+        dataclasses.replace(recipe, geometry=True)
+        for recipe in self.parsed('exact geometry needs')
+    ]
+    count = self.rgb.shape[1]
     return [
-        geometry.of_poses(recipe.map, pose, camera)
-        for recipe, pose, camera in zip(
-            self._parsed('exact geometry'), self.pose, self.cameras
-        )
+        geometry.of_episode(film, slice(begin, begin + count))
+        for film, begin in zip(_films(told), self.begins)
     ]
 
   def commanded(self, actions_nPA) -> 'Clips':
@@ -124,7 +131,7 @@ class Clips:
     """
     recipes = []
     for recipe, begin, actions in zip(
-        self._parsed('other futures'), self.begins, actions_nPA
+        self.parsed('other futures need'), self.begins, actions_nPA
     ):
       past = np.array(recipe.actions, np.float32)[: begin + self.given]
       recipes.append(
@@ -134,16 +141,7 @@ class Clips:
 
   def rendered(self, recipes: Sequence[episodes.Recipe]) -> 'Clips':
     """Clips of these recipes where this one's are in its own."""
-    films = [None] * len(self)
-    of_map = lambda number: recipes[number].map
-    for name, numbers in itertools.groupby(
-        sorted(range(len(self)), key=of_map), key=of_map
-    ):
-      numbers = list(numbers)
-      options = recipes[numbers[0]].engine_options
-      with engine_lib.Engine(name, **options) as engine:
-        for number in numbers:
-          films[number] = episodes.render(recipes[number], engine)
+    films = _films(recipes)
     count = self.rgb.shape[1]
     cut = lambda name: np.stack(
         [
@@ -159,13 +157,33 @@ class Clips:
         recipes=tuple(film['recipe'] for film in films),
     )
 
-  def _parsed(self, what: str) -> list[episodes.Recipe]:
-    if self.recipes is None or not all(self.recipes):
+  def parsed(self, what_needs: str) -> list[episodes.Recipe]:
+    """The recipes.
+
+    Raises:
+      UserError: for films without.
+    """
+    if self.recipes is None:
       raise UserError(
-          f'{what} need films of the embedded world (config.data.records has '
+          f'{what_needs} films of the embedded world (config.data.records has '
           'films without recipes)'
       )
     return [episodes.Recipe.from_json(text) for text in self.recipes]
+
+
+def _films(recipes) -> list[episodes.Episode]:
+  """Renders recipes, those of one map by one engine."""
+  films = [None] * len(recipes)
+  of_map = lambda number: recipes[number].map
+  for name, numbers in itertools.groupby(
+      sorted(range(len(recipes)), key=of_map), key=of_map
+  ):
+    numbers = list(numbers)
+    options = recipes[numbers[0]].engine_options
+    with engine_lib.Engine(name, **options) as engine:
+      for number in numbers:
+        films[number] = episodes.render(recipes[number], engine)
+  return films
 
 
 def of_test_split(config, directory: str, given: int) -> Clips:
@@ -206,7 +224,8 @@ def of_records(source, *, count: int, num_frames: int, given: int, seed=0):
       source, num_clips=count, clip_frames=num_frames, seed=seed, fields=fields
   )
   known = {}
-  if set(OF_A_WORLD) <= cut.keys():
+  # Films of users have an empty recipe.
+  if set(OF_A_WORLD) <= cut.keys() and all(cut['recipe']):
     known = dict(pose=cut['pose'], recipes=tuple(map(str, cut['recipe'])))
   return Clips(
       rgb=cut['rgb'],

@@ -18,10 +18,11 @@ class Figure:
   Attributes:
     name: of summary.json.
     value: NaN where nothing could be measured.
-    low, high: the ends of its interval of 95 %.
+    low, high: the ends of its interval of 95 %; NaN where there is none.
     count: of what was averaged: clips, pairs, films.
     real: what the true future scores in its place; None if that is not defined.
     unit: 'dB', '%', 'map units' and so on; '' for none.
+    maps: how many independent groups the interval resamples; 0 if it is none.
   """
 
   name: str
@@ -31,6 +32,7 @@ class Figure:
   count: int
   real: float | None = None
   unit: str = ''
+  maps: int = 0
 
   def summary(self) -> dict[str, float | int]:
     """Flat, for summary.json."""
@@ -39,6 +41,7 @@ class Figure:
         f'{self.name}_low': self.low,
         f'{self.name}_high': self.high,
         f'{self.name}_n': self.count,
+        f'{self.name}_maps': self.maps,
     }
     return (
         flat if self.real is None else flat | {f'{self.name}_real': self.real}
@@ -56,7 +59,9 @@ class Section:
     films: uint8 [T, H, W, 3] by title.
     notes: sentences on how it was measured, and on what was not.
     tables: (title, columns, rows).
+    lacks: a line for each part that could not be measured, and why.
     missing: why nothing could be measured; '' if something was.
+    error: what went wrong where nobody expected it.
   """
 
   heading: str
@@ -65,7 +70,20 @@ class Section:
   films: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   notes: list[str] = dataclasses.field(default_factory=list)
   tables: list[tuple] = dataclasses.field(default_factory=list)
+  lacks: list[str] = dataclasses.field(default_factory=list)
   missing: str = ''
+  error: Exception | None = None
+
+  @property
+  def not_measured(self) -> str:
+    """One line, '' if nothing is lacking."""
+    return self.missing or '; '.join(self.lacks)
+
+
+def single(name: str, value, real=None, unit: str = '', count: int = 1):
+  """A number without an interval."""
+  real = None if real is None else float(real)
+  return Figure(name, float(value), np.nan, np.nan, count, real, unit)
 
 
 def mean(name: str, values, groups, real=None, unit: str = '') -> Figure:
@@ -100,7 +118,10 @@ def _reduced(bootstrap, name, values, groups, real, unit):
   if not known.any():
     return Figure(name, np.nan, np.nan, np.nan, 0, real, unit)
   value, low, high = map(float, bootstrap(values[known], groups[known]))
-  return Figure(name, value, low, high, int(known.sum()), real, unit)
+  maps = len(set(map(str, groups[known])))
+  if maps < 2:  # One map says nothing of others.
+    low = high = np.nan
+  return Figure(name, value, low, high, int(known.sum()), real, unit, maps)
 
 
 def band(values, groups) -> tuple:

@@ -200,6 +200,11 @@ def matched(
   labels_x, labels_y = _labels(x, y, groups)
   names = np.unique(labels_x)
   is_shared = np.isin(labels_y, names).any()
+  if len(names) < 4:
+    raise UserError(
+        f'{len(names)} real films are too few for FVD or KVD beside their '
+        'floor, which takes two halves of 2'
+    )
   rng = np.random.default_rng(seed)
   values, floors = [], []
   for _ in range(num_draws):

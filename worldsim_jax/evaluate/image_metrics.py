@@ -18,6 +18,8 @@ they used the luma channel, most later code each colour channel).
 
 import numpy as np
 
+from worldsim_jax.errors import UserError
+
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
@@ -38,7 +40,7 @@ def ssim(x, y) -> np.ndarray:
   x, y = _unit_floats(x, y)
   height, width = x.shape[-3:-1]
   if min(height, width) < _WINDOW:
-    raise ValueError(
+    raise UserError(
         f'frames of {height}x{width} are smaller than the {_WINDOW}x{_WINDOW} '
         'window of SSIM'
     )

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import packaged_weights
 
 NETWORKS = {
@@ -88,7 +89,7 @@ def _check(x, y, network):
     )
   if min(x.shape[-3:-1]) < MIN_SIZE[network]:
     height, width = x.shape[-3:-1]
-    raise ValueError(
+    raise UserError(
         f'frames of {height}x{width} are too small for {network}, which needs '
         f'{MIN_SIZE[network]} pixels a side'
     )

@@ -20,7 +20,6 @@ import numpy as np
 from worldsim_jax.data import correspondence
 from worldsim_jax.evaluate import image_metrics
 
-GAPS_S = (5.0, 20.0, 60.0)
 # With less of the frame in common a pair tells nothing.
 MIN_SHARE = 0.1
 
@@ -72,18 +71,6 @@ def measure(film, truth, geometry, pairs) -> Revisits:
         ]
     )
   return Revisits(*np.array(rows, np.float64).reshape(-1, 5).T)
-
-
-def by_gap(values, gap_s, gaps=GAPS_S) -> np.ndarray:
-  """Means of [P] values by the seconds between i and j, float64 [len(gaps)].
-
-  A bin reaches from its gap to the next, the last one without end. NaN are left
-  out; a bin without values is NaN.
-  """
-  values = np.asarray(values, np.float64)
-  bins = np.digitize(gap_s, gaps) - 1
-  chosen = [values[(bins == k) & np.isfinite(values)] for k in range(len(gaps))]
-  return np.array([x.mean() if x.size else np.nan for x in chosen])
 
 
 def _psnr(x, y, where):

@@ -21,7 +21,6 @@ import functools
 
 import numpy as np
 
-from worldsim_jax.data import episodes
 from worldsim_jax.data import maps
 from worldsim_jax.data import revisits
 from worldsim_jax.errors import UserError
@@ -71,13 +70,13 @@ def copy(clips: Clips) -> Played:
   return Played(np.repeat(last, clips.horizon, axis=1))
 
 
-def shuffled(clips: Clips, seed: int = 0) -> Played:
+def shuffled(clips: Clips, seed: int) -> Played:
   rng = np.random.default_rng(seed)
   order = np.stack([rng.permutation(clips.horizon) for _ in range(len(clips))])
   return Played(clips.future[np.arange(len(clips))[:, None], order])
 
 
-def noise(clips: Clips, seed: int = 0) -> Played:
+def noise(clips: Clips, seed: int) -> Played:
   rng = np.random.default_rng(seed)
   film = clips.future + rng.normal(0, NOISE, clips.future.shape)
   return Played(_to_uint8(film))
@@ -95,13 +94,13 @@ def gain(clips: Clips, frames_per_second: float) -> Played:
 
 def forgetful(clips: Clips, frames_per_second: float) -> Played:
   """From the first revisit on, the rooms have other walls and floors."""
+  parsed = clips.parsed('the subject forgetful needs')
   first = [
       _first_revisit(pose, frames_per_second, clips.given)
       for pose in clips.pose
   ]
   if all(frame is None for frame in first):
     return Played(clips.future)
-  parsed = [episodes.Recipe.from_json(text) for text in clips.recipes]
   other = clips.rendered(
       [
           dataclasses.replace(recipe, map=redecorated(recipe.map))
@@ -138,14 +137,14 @@ def _to_uint8(film):
   return np.clip(np.rint(film), 0, 255).astype(np.uint8)
 
 
-def of_truth(frames_per_second: float) -> dict[str, Subject]:
+def of_truth(frames_per_second: float, seed: int = 0) -> dict[str, Subject]:
   """The subjects that need no model, by name."""
   per_second = dict(frames_per_second=frames_per_second)
   return {
       'truth': truth,
       'copy': copy,
-      'shuffled': shuffled,
-      'noise': noise,
+      'shuffled': functools.partial(shuffled, seed=seed),
+      'noise': functools.partial(noise, seed=seed),
       'wrong_actions': wrong_actions,
       'gain': functools.partial(gain, **per_second),
       'forgetful': functools.partial(forgetful, **per_second),

@@ -8,6 +8,7 @@ summary.json, and the others are measured all the same.
 from collections.abc import Callable
 from collections.abc import Mapping
 import time
+import traceback
 
 from etils import epath
 
@@ -43,7 +44,7 @@ SECTIONS: Mapping[str, Callable[[Trial], Section]] = {
     'exposure': exposure.measure,
     'speed': speed.measure,
 }
-_COUNTS = ('walks', 'walk_frames')
+_LEAST = {'walks': 1, 'walk_frames': 1, 'seed': 0}
 
 
 def check_config(evaluate):
@@ -59,10 +60,10 @@ def check_config(evaluate):
         f'config.evaluate.walk_policy={evaluate.walk_policy!r} is not one of '
         f'{tuple(navigator.PLAYERS)}.'
     )
-  for key in _COUNTS:
-    if evaluate[key] < 1:
+  for key, least in _LEAST.items():
+    if evaluate[key] < least:
       raise UserError(
-          f'config.evaluate.{key}={evaluate[key]} must be at least 1.'
+          f'config.evaluate.{key}={evaluate[key]} must be at least {least}.'
       )
 
 
@@ -75,8 +76,12 @@ def evaluate(trial: Trial, folder, config) -> dict:
     config: of the run, for the report.
 
   Returns:
-    The figures of summary.json: every number by name, with its ends `_low` and
-    `_high`, its sample size `_n`, and `_real`, what the true future scores.
+    The figures of summary.json: every number by name, with the ends of its
+    interval `_low` and `_high`, its sample size `_n` and that of independent
+    maps `_maps`, and `_real`, what the true future scores.
+
+  Raises:
+    Exception: whatever a section raised but UserError, once all is written.
   """
   folder = epath.Path(folder)
   page = report.Report(f'Evaluation of {trial.name}', folder=folder)
@@ -84,23 +89,26 @@ def evaluate(trial: Trial, folder, config) -> dict:
   measured = measure(trial)
   page.section('Overview')
   page.text(
-      'Every number has a bootstrap interval of 95 % that resamples maps, its '
-      'sample size, and what the true future scores in the same measurement.'
+      'Low and high are a bootstrap interval of 95 % that resamples maps, '
+      'where a number has one; n is its sample size. True future: what that '
+      'scores in the same measurement, where it can be put to it.'
   )
   page.table(
       'Sections',
       ['section', 'figures', 'seconds', 'not measured'],
       [
-          [name, len(section.figures), seconds, section.missing]
+          [name, len(section.figures), seconds, section.not_measured]
           for name, (section, seconds) in measured.items()
       ],
   )
+  if (folder / 'films').exists():  # Of an earlier evaluation.
+    (folder / 'films').rmtree()
   for name, (section, _) in measured.items():
     _add(page, section, folder, config.data.frames_per_second)
     for figure in section.figures:
       summary |= figure.summary()
-    if section.missing:
-      summary[f'{name}_not_measured'] = section.missing
+    if section.not_measured:
+      summary[f'{name}_not_measured'] = section.not_measured
   summary |= _export(trial, folder, page)
   page.section('Configuration')
   page.config(config)
@@ -108,25 +116,34 @@ def evaluate(trial: Trial, folder, config) -> dict:
   page.versions()
   page.write(folder / 'report.html')
   report.write_summary(folder / 'summary.json', summary)
+  for section, _ in measured.values():
+    if section.error:
+      raise section.error
   return summary
 
 
 def measure(trial: Trial) -> dict[str, tuple[Section, float]]:
   """The sections of config.evaluate.sections, with the seconds of each."""
-  chosen = tuple(trial.config.evaluate.sections) or tuple(SECTIONS)
   measured = {}
-  for name in chosen:
+  for name in trial.config.evaluate.sections or SECTIONS:
     begin = time.perf_counter()
-    try:
-      section = SECTIONS[name](trial)
-    except UserError as e:
-      section = Section(name.capitalize(), missing=str(e))
-    measured[name] = section, time.perf_counter() - begin
-    print(
-        f'  {name:<12} {measured[name][1]:6.1f} s  '
-        f'{section.missing or f"{len(section.figures)} figures"}'
-    )
+    measured[name] = (_measured(name, trial), time.perf_counter() - begin)
+    section, seconds = measured[name]
+    told = section.missing or f'{len(section.figures)} figures'
+    print(f'  {name:<12} {seconds:6.1f} s  {told}')
   return measured
+
+
+def _measured(name, trial) -> Section:
+  """A section; one that fails must not cost the others."""
+  try:
+    return SECTIONS[name](trial)
+  except UserError as e:
+    return Section(name.capitalize(), missing=str(e))
+  except Exception as e:  # Told now, and raised when the rest is written.
+    traceback.print_exc()
+    line = f'{type(e).__name__}: {e}'.partition('\n')[0]
+    return Section(name.capitalize(), missing=f'failed: {line}', error=e)
 
 
 def by_name(measured) -> dict[str, figures.Figure]:
@@ -160,9 +177,9 @@ def _add(page, section, folder, frames_per_second):
   if section.figures:
     page.table(
         section.heading,
-        ['figure', 'value', 'low', 'high', 'n', 'true future', 'unit'],
+        ['figure', 'value', 'low', 'high', 'n', 'maps', 'true future', 'unit'],
         [
-            [f.name, f.value, f.low, f.high, f.count, f.real, f.unit]
+            [f.name, f.value, f.low, f.high, f.count, f.maps, f.real, f.unit]
             for f in section.figures
         ],
     )
@@ -172,6 +189,8 @@ def _add(page, section, folder, frames_per_second):
     page.plot(**plot)
   for note in section.notes:
     page.text(note)
+  for line in section.lacks:
+    page.text(f'Not measured: {line}')
   paths = film_files.write_films(
       folder / 'films', section.films, frames_per_second
   )

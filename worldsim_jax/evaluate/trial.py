@@ -39,7 +39,8 @@ class Trial:
     frames_dir: the records of frames, with a test split.
     given: frames that a subject is shown, pixel frames.
     frames_per_step: of the model; horizons are multiples of it.
-    world: the model's, or None for subjects without one.
+    world: the causal model's, or None for subjects without one.
+    tokenizer: a world whose tokenizer the subject's frames come from, or None.
   """
 
   config: Any
@@ -49,6 +50,7 @@ class Trial:
   given: int
   frames_per_step: int = 1
   world: World | None = None
+  tokenizer: World | None = None
 
   @functools.cached_property
   def clips(self) -> Clips:
@@ -72,6 +74,11 @@ class Trial:
     """Long walks on test maps."""
     evaluate, data = self.config.evaluate, self.config.data
     steps = evaluate.walk_frames // self.frames_per_step
+    if not steps:
+      raise UserError(
+          f'config.evaluate.walk_frames={evaluate.walk_frames} is less than '
+          f'the {self.frames_per_step} frames that the model makes at once'
+      )
     num_frames = self.given + steps * self.frames_per_step
     options = engine_lib.Options(
         height=data.height, width=data.width, tics_per_frame=data.tics_per_frame

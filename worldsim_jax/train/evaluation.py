@@ -75,7 +75,8 @@ def models(config) -> dict[str, str]:
 def _of_truth(config, unused_workdir):
   """frames_dir -> a trial of a subject that no training made."""
   name = config.evaluate.subject
-  known = subjects.of_truth(config.data.frames_per_second)
+  known = subjects.of_truth(
+      config.data.frames_per_second, config.evaluate.seed)
   if name not in known:
     raise UserError(
         f'config.evaluate.subject={name!r} is not one of '
@@ -102,7 +103,7 @@ def _of_model(config, workdir):
 
   return lambda frames_dir: Trial(
       config, name, _in_batches(play), frames_dir, world.context_frames,
-      world.frames_per_step, world)
+      world.frames_per_step, world, world)
 
 
 def _of_teacher(config, workdir):
@@ -122,7 +123,7 @@ def _of_teacher(config, workdir):
 
   return lambda frames_dir: Trial(
       config, TEACHER, _in_batches(play), frames_dir, _given(config),
-      _step(config))
+      _step(config), tokenizer=world)
 
 
 def _in_batches(play):

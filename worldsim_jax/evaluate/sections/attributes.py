@@ -45,12 +45,19 @@ def measure(trial: Trial) -> figures.Section:
       labels_of(name, pose[clips.given :])
       for name, pose in zip(clips.maps, clips.pose)
   ]
-  ours, real = (_right(classifier, rgb, labels) for rgb in (film, clips.future))
+  ours, real = (_told(classifier, rgb) for rgb in (film, clips.future))
   for name in NAMES:
     common = classifier.majority[name]
+    rights, balanced = zip(
+        *(_accuracies(told[name], labels, name) for told in (ours, real))
+    )
     section.figures += [
-        figures.mean(
-            f'{name}_accuracy', ours[name], clips.maps, real=real[name]
+        figures.mean(f'{name}_accuracy', rights[0], clips.maps, real=rights[1]),
+        figures.single(
+            f'{name}_balanced_accuracy',
+            balanced[0],
+            real=balanced[1],
+            count=len(clips),
         ),
         figures.mean(
             f'{name}_accuracy_of_the_commonest',
@@ -74,18 +81,20 @@ def labels_of(map_name: str, pose) -> dict[str, np.ndarray]:
   }
 
 
-def _right(classifier, films, labels):
-  """Share of right frames of each clip, [n] by attribute."""
-  predicted = [
+def _told(classifier, films):
+  """What the classifier says of each frame, str [n, T] by attribute."""
+  told = [
       attributes.predict(classifier, attributes.features(film))
       for film in films
   ]
-  return {
-      name: np.array(
-          [np.mean(p[name] == t[name]) for p, t in zip(predicted, labels)]
-      )
-      for name in NAMES
-  }
+  return {name: np.stack([film[name] for film in told]) for name in NAMES}
+
+
+def _accuracies(told, labels, name):
+  """Share of right frames of each clip, [n], and balanced over all frames."""
+  labels = np.stack([of_clip[name] for of_clip in labels])
+  both = attributes.accuracy(told.reshape(-1), labels.reshape(-1))
+  return np.mean(told == labels, axis=1), both['balanced_accuracy']
 
 
 def _fit(trial):

@@ -28,23 +28,27 @@ FILM_CLIPS = 4
 def measure(trial: Trial) -> figures.Section:
   """Curves on clips, and beyond their horizon on walks."""
   section = figures.Section('Exact replay: distance to the true future')
-  metrics = _metrics(section)
+  data = trial.config.data
+  frame = np.zeros((1, data.height, data.width, 3), np.uint8)
+  metrics = _metrics(section, frame)
   last = 0
   for what in (trials.CLIPS, trials.WALKS):
     try:
       films = trial.films(what)
     except UserError as e:
-      section.notes.append(f'{what}: {e}')
+      section.lacks.append(f'{what}: {e}')
       continue
     horizons = [h for h in HORIZONS if last < h <= films.horizon]
     last = max(horizons, default=last)
     _measure(trial, what, horizons, metrics, section)
-  clips = trial.clips
-  section.films['True future, subject'] = replay.film(
-      {'true future': clips.future, trial.name: trial.played('clips').rgb},
-      clips,
-      FILM_CLIPS,
-  )
+    if what == trials.CLIPS:
+      section.films['True future, subject'] = replay.film(
+          {'true future': films.future, trial.name: trial.played(what).rgb},
+          films,
+          FILM_CLIPS,
+      )
+  if not section.figures:
+    raise UserError('; '.join(section.lacks))
   return section
 
 
@@ -57,9 +61,10 @@ def _measure(trial, what, horizons, metrics, section):
       ('vae', lambda: _reconstruction(trial, films)),
   ):
     try:
-      players.setdefault(name, make())
+      if name != trial.name:
+        players[name] = make()
     except UserError as e:
-      section.notes.append(f'baseline {name} on {what}: {e}')
+      section.lacks.append(f'baseline {name} on {what}: {e}')
   for metric, unit, distance in metrics:
     # The cheap one is worth a curve over all frames.
     shown = np.arange(films.horizon) if metric == 'psnr' else _powers(films)
@@ -95,18 +100,22 @@ def _powers(films):
   return 2 ** np.arange(films.horizon.bit_length()) - 1
 
 
-def _metrics(section):
-  """(name, unit, (films, films) -> [n, T])."""
-  metrics = [
+def _metrics(section, frame):
+  """(name, unit, (films, films) -> [n, T]), those that frames can be put to."""
+  metrics = []
+  for name, unit, distance in (
       ('psnr', 'dB', image_metrics.psnr),
       ('ssim', '', image_metrics.ssim),
-  ]
-  try:
-    packaged_weights.find(packaged_weights.ALEXNET)
-    metrics.append(('lpips', '', lpips.distance))
-    section.notes.append(f'LPIPS: {packaged_weights.ALEXNET}.')
-  except UserError as e:
-    section.notes.append(f'LPIPS is not measured: {e}')
+      ('lpips', '', lpips.distance),
+  ):
+    try:
+      if name == 'lpips':
+        packaged_weights.load(packaged_weights.ALEXNET)
+      distance(frame, frame)
+      metrics.append((name, unit, distance))
+    except UserError as e:
+      section.lacks.append(f'{name.upper()}: {e}')
+  section.notes.append(f'LPIPS: {packaged_weights.ALEXNET}.')
   return metrics
 
 
@@ -121,6 +130,6 @@ def _warped(films):
 
 
 def _reconstruction(trial, films):
-  if trial.world is None:
+  if trial.tokenizer is None:
     raise UserError(f'the subject {trial.name} has no tokenizer')
-  return replay.reconstruct(trial.world, films.rgb)[:, films.given :]
+  return replay.reconstruct(trial.tokenizer, films.rgb)[:, films.given :]

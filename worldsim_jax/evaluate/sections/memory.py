@@ -8,7 +8,9 @@ shows one place twice, some seconds apart (data/revisits.py). Two questions:
   correctness  frame j against the true frame j, over the same pixels: does it
                agree with the world?
 
-The true film's consistency is what warping can reach. A film that forgets is
+The true film's consistency is what warping of a picture with detail can reach;
+a film that stands still, or has no detail, has more (`copy_`), so consistency
+says something only of a film that is otherwise alive. A film that forgets is
 consistent with itself for as long as it does not look away.
 """
 
@@ -37,17 +39,22 @@ def measure(trial: Trial) -> figures.Section:
   """
   section = figures.Section('Memory: the same place again')
   walks, film = trial.walks, trial.played(trials.WALKS).rgb
-  whole = np.concatenate([walks.rgb[:, : walks.given], film], axis=1)
+  still = subjects.copy(walks).rgb
+  whole, frozen = (
+      np.concatenate([walks.rgb[:, : walks.given], x], axis=1)
+      for x in (film, still)
+  )
   found = {}
   for number in range(len(walks)):
     geometry = walks.geometry(number)
     for gap, pairs in _pairs(trial, number).items():
       if not len(pairs):
         continue
-      measured = revisit_memory.measure(
-          whole[number], walks.rgb[number], geometry, pairs
+      measured, still = (
+          revisit_memory.measure(x[number], walks.rgb[number], geometry, pairs)
+          for x in (whole, frozen)
       )
-      found.setdefault(gap, []).append((walks.maps[number], measured))
+      found.setdefault(gap, []).append((walks.maps[number], measured, still))
   if not found:
     raise UserError(
         f'no walk of {trial.config.evaluate.walk_frames} frames comes back to '
@@ -56,8 +63,9 @@ def measure(trial: Trial) -> figures.Section:
     )
   for gap in GAPS:
     if gap not in found:
-      section.notes.append(
-          f'after {gap:g} s: no walk comes back (config.evaluate.walk_frames)'
+      section.lacks.append(
+          f'after {gap:g} s: no walk of {walks.horizon} frames comes back '
+          '(config.evaluate.walk_frames)'
       )
       continue
     section.figures += _figures(gap, found[gap])
@@ -86,10 +94,11 @@ def _pairs(trial, number):
 
 
 def _figures(gap, walks):
-  """Of (map, measured pairs), one per walk."""
-  maps = np.concatenate([[name] * len(found.floor) for name, found in walks])
-  all_of = lambda name: np.concatenate(
-      [getattr(found, name) for _, found in walks]
+  """Of (map, measured pairs, those of a still film), one per walk."""
+  names, films, still = zip(*walks)
+  maps = np.repeat(names, [len(found.floor) for found in films])
+  all_of = lambda name, films=films: np.concatenate(
+      [getattr(found, name) for found in films]
   )
   return [
       figures.mean(
@@ -97,6 +106,12 @@ def _figures(gap, walks):
           all_of('consistency'),
           maps,
           real=all_of('floor'),
+          unit='dB',
+      ),
+      figures.mean(
+          f'copy_revisit_consistency_{gap:g}s',
+          all_of('consistency', still),
+          maps,
           unit='dB',
       ),
       figures.mean(

@@ -5,12 +5,17 @@ Judged on the film alone, from the last given frame, whose depth is exact:
   odometry  each new frame is aligned with that frame by the movement that
             explains it best (evaluate/alignment.py). Frames of which too little
             is told are left out; the share that is kept is a figure.
-  camera    the same as a path: ATE and RPE against the engine's. A subject that
-            predicts cameras is also measured on those.
+  camera    the same as a path from that frame on, which is where the true one
+            begins, so nothing is aligned: ATE and RPE against the engine's. A
+            subject that predicts cameras is also measured on those, aligned
+            by a rigid motion, as their world may be any.
   tracks    points of that frame are searched for around the places where they
-            must be (evaluate/block_matching.py).
+            must be (evaluate/block_matching.py), and not beyond: errors end
+            at the search's radius. Points that look like their surroundings
+            are left out; `track_distinct` is the share that is kept.
 
-The judges err, too: what they say of the true film stands beside every figure.
+The judges err, too: what they say of the true film stands beside every figure,
+of the same clips.
 """
 
 import numpy as np
@@ -34,7 +39,7 @@ CAMERA = {
     'rpe_rotation': 'degrees',
 }
 TICS = 4  # per frame, for which alignment.REACH is meant
-LEAST_FRAMES = 3  # of a path
+LEAST_FRAMES = 3  # of a path, the given one included
 
 
 def measure(trial: Trial) -> figures.Section:
@@ -51,15 +56,21 @@ def measure(trial: Trial) -> figures.Section:
   )
   for name in ours[0]:
     part, unit = name.rsplit('|', 1)
-    values = [[row[name] for row in rows] for rows in (ours, real)]
+    values, true = ([row[name] for row in rows] for rows in (ours, real))
+    true = np.where(np.isfinite(values), true, np.nan)
     # Alignment errs by little or by a lot, hence medians.
     reduce = figures.median if '_error' in part else figures.mean
     section.figures.append(
-        reduce(part, values[0], clips.maps, real=values[1], unit=unit)
+        reduce(part, values, clips.maps, real=true, unit=unit)
     )
+  section.notes.append(
+      f'{len(clips)} clips, {min(AFTER[-1], film.shape[1])} frames after the '
+      'last given one; frames and steps between them of which too little is '
+      'told are left out, of the true film as of the subject.'
+  )
   if played.motions is not None:
     rows = [
-        _camera(predicted, clips.motions[i, clips.given :])
+        _camera(predicted, clips.motions[i, clips.given :], 'se3')
         for i, predicted in enumerate(played.motions[chosen])
     ]
     section.figures += [
@@ -96,7 +107,13 @@ def _judge(clips, number, film, reach) -> dict[str, float]:
           error[index] if accepted else np.nan
       )
     told[f'odometry_accepted_{after}|'] = float(accepted)
-  camera_rows = _camera(path.motions[path.accepted], true[path.accepted])
+  begin = geometry.motions[last : last + 1]
+  camera_rows = _camera(
+      np.concatenate([begin, path.motions]),
+      np.concatenate([begin, true]),
+      'none',
+      known=np.append(True, path.accepted),
+  )
   told |= {
       f'camera_{name}|{unit}': camera_rows[name]
       for name, unit in CAMERA.items()
@@ -104,10 +121,13 @@ def _judge(clips, number, film, reach) -> dict[str, float]:
   return told | _tracks(clips, number, film, depth)
 
 
-def _camera(predicted, true) -> dict[str, float]:
-  if len(true) < LEAST_FRAMES:
+def _camera(predicted, true, alignment, known=None) -> dict[str, float]:
+  frames = len(true) if known is None else np.sum(known)
+  if frames < LEAST_FRAMES:
     return dict.fromkeys(CAMERA, np.nan)
-  return camera_metrics.camera_metrics(predicted, true, alignment='se3')
+  return camera_metrics.camera_metrics(
+      predicted, true, alignment=alignment, known=known
+  )
 
 
 def _tracks(clips, number, film, depth) -> dict[str, float]:
@@ -142,4 +162,5 @@ def _tracks(clips, number, film, depth) -> dict[str, float]:
           track_metrics.end_point_error(found.uv, positions, sure)
       ),
       'track_visibility_f1|': f1,
+      'track_distinct|': sure.sum() / max(1, visible.sum()),
   }

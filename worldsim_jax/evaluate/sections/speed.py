@@ -41,18 +41,16 @@ def measure(trial: Trial) -> figures.Section:
   cache = sum(x.nbytes for x in jax.tree.leaves(session.video.cache))
   actions = np.zeros((1, per_step, len(ACTION)), np.float32)
   work = flops.count(world.advance, world.variables, session, actions)
-  for name, value, unit in (
-      ('frames_per_second', per_step / np.median(seconds), 'frames/s'),
-      ('first_frame_ms', 1e3 * first, 'ms'),
-      ('chunk_ms_median', 1e3 * np.median(seconds), 'ms'),
-      ('chunk_ms_p99', 1e3 * np.quantile(seconds, 0.99), 'ms'),
-      ('cache_mib', cache / 2**20, 'MiB'),
-      ('gflop_per_frame', work / per_step / 1e9, 'GFLOP'),
+  timed = len(seconds)
+  for name, value, unit, count in (
+      ('frames_per_second', per_step / np.median(seconds), 'frames/s', timed),
+      ('first_frame_ms', 1e3 * first, 'ms', 1),
+      ('chunk_ms_median', 1e3 * np.median(seconds), 'ms', timed),
+      ('chunk_ms_p99', 1e3 * np.quantile(seconds, 0.99), 'ms', timed),
+      ('cache_mib', cache / 2**20, 'MiB', 1),
+      ('gflop_per_frame', work / per_step / 1e9, 'GFLOP', 1),
   ):
-    value = float(value)
-    section.figures.append(
-        figures.Figure(name, value, value, value, len(seconds), None, unit)
-    )
+    section.figures.append(figures.single(name, value, unit=unit, count=count))
   section.notes.append(
       f'{jax.devices()[0].device_kind}, batch 1, {len(seconds)} chunks of '
       f'{per_step} frames after compilation.'
