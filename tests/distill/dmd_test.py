@@ -18,6 +18,7 @@ from worldsim_jax.models.conditioning import Conditioning
 B, F, H, W, C = 2, 4, 2, 2, 3
 GIVEN = 1
 KEY = jax.random.key(0)
+LEVELS = np.full(B, 0.5)
 
 
 def draw(*shape, seed=0):
@@ -91,7 +92,7 @@ class GeneratorTest(parameterized.TestCase):
   def test_agreement_on_the_very_sample_is_no_gradient_and_not_a_nan(self):
     x = np.ones_like(VIDEO)
     np.testing.assert_array_equal(
-        dmd.score_difference(x, real_BFHWC=x, fake_BFHWC=x), 0
+        dmd.score_difference(x, x, x, LEVELS), 0
     )
 
   def test_the_gradient_is_the_score_difference_over_the_size(self):
@@ -127,8 +128,8 @@ class GeneratorTest(parameterized.TestCase):
     x, real, fake = draw(3, B, F, H, W, C)
     scale = np.float32([1, 100])[:, None, None, None, None]
     np.testing.assert_allclose(
-        dmd.score_difference(scale * x, scale * real, scale * fake),
-        dmd.score_difference(x, real, fake),
+        dmd.score_difference(scale * x, scale * real, scale * fake, LEVELS),
+        dmd.score_difference(x, real, fake, LEVELS),
         rtol=1e-5,
     )
 
