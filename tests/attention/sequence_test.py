@@ -14,6 +14,7 @@ from worldsim_jax.parallel import mesh as meshes
 
 B, F, N, H, D = 4, 3, 8, 6, 4
 CACHED, TEXT = 2, 5  # Frames of a cache, tokens of a text.
+CROSS = ('text', 'registers')
 # (context, tensor) -> whether all-to-all or ring is expected, on six heads.
 SPLITS = {(2, 1): 'all-to-all', (2, 3): 'all-to-all', (4, 1): 'collective-perm',
           (2, 2): 'collective-perm', (8, 1): 'collective-perm'}
@@ -26,11 +27,13 @@ def draw(seed, *shape):
 def case(name):
   """(keyword arguments of attend that are arrays, that are constants)."""
   frames = F + CACHED if name == 'cached' else F
-  keys = (B, 1, TEXT, H, D) if name == 'text' else (B, frames, N, H, D)
+  keys = (B, 1, TEXT, H, D) if name in CROSS else (B, frames, N, H, D)
   arrays = {'q': draw(0, B, F, N, H, D), 'k': draw(1, *keys),
             'v': draw(2, *keys)}
   if name == 'text':
     arrays['key_mask_BM'] = np.arange(TEXT) < 1 + np.arange(B)[:, None]
+  if name == 'registers':  # Fewer queries than devices.
+    arrays['q'] = draw(0, B, 1, 3, H, D)
   if name == 'biased':  # Within a text: as many queries as keys.
     arrays = {x: arrays[x][:, :1] for x in 'qkv'}
     arrays['key_mask_BM'] = np.arange(N) < 4 + np.arange(B)[:, None]
@@ -100,6 +103,9 @@ class SequenceTest(parameterized.TestCase):
     forward = self.check('text', context=4)
     self.assertNotIn('all-to-all', forward)
     self.assertNotIn('collective-permute', forward)
+
+  def test_queries_that_do_not_divide_are_on_all_devices(self):
+    self.check('registers', context=4, data=2)
 
   def test_a_kernel_that_was_asked_for_never_becomes_the_ring(self):
     q = jnp.zeros((1, 2, 8, 3, 8))  # Three heads.

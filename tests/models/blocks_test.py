@@ -86,8 +86,8 @@ class BlockTest(absltest.TestCase):
     np.testing.assert_array_equal(out, self.x)
 
   def test_keys_and_values_do_not_depend_on_the_position(self):
-    _, here = self.apply(self.params, self.x, None, inputs(0, self.text))
-    _, there = self.apply(self.params, self.x, None, inputs(9, self.text))
+    _, (here, _) = self.apply(self.params, self.x, None, inputs(0, self.text))
+    _, (there, _) = self.apply(self.params, self.x, None, inputs(9, self.text))
     np.testing.assert_array_equal(here.k, there.k)
     np.testing.assert_array_equal(here.v, there.v)
     self.assertEqual(here.k.shape, (B, F, N, H, C // H))

@@ -4,7 +4,8 @@ Each device of the mesh's `context` axis holds some tokens of *every* frame, so
 frame masks, per-frame modulation and the KV cache are the same on all of them,
 and every device has the same work under any mask. Three cases:
 
-  cross       keys are another sequence, which all devices have: no exchange
+  cross       keys are another sequence, which all devices have: no exchange;
+              queries that do not divide are on all devices, too
   all-to-all  heads are split instead of tokens for the time of the attention
               (DeepSpeed Ulysses, Jacobs et al. 2023): when heads divide
   ring        keys and values travel around; softmax is accumulated block by
@@ -45,24 +46,26 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
     (others: as in `attention.attend`; whole arrays, split or not.)
 
   Raises:
-    ValueError: if the context axis does not divide the tokens of a frame, or a
-      kernel was asked for where only the ring can be.
+    ValueError: if the context axis does not divide the tokens of a frame that
+      reads its own sequence, or a kernel was asked for where only the ring can
+      be.
   """
   sizes = layout.ambient_sizes()
   if math.prod(sizes.values()) == 1:
     return local(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM)
   context = sizes.get(_AXIS, 1)
   tokens, heads = q_BFNHD.shape[_TOKENS], q_BFNHD.shape[_HEADS]
-  if tokens % context:
+  is_cross = (key_mask_BM is not None or bias_HNM is not None
+              or k_BGMHD.shape[_TOKENS] != tokens)
+  is_divided = context > 1 and tokens % context == 0
+  if context > 1 and not is_divided and not is_cross:
     raise ValueError(
         f'{tokens} tokens of a frame cannot be split over {context} devices '
         '(config.mesh.context).')
-  is_cross = (key_mask_BM is not None or bias_HNM is not None
-              or k_BGMHD.shape[_TOKENS] != tokens)
   batch = layout.batch_axes(len(q_BFNHD))
   # Kernels are not split by the compiler: each gets what its device holds.
   split_heads = layout.dividing(heads, ('tensor',), sizes)
-  split_tokens = _AXIS if context > 1 else None
+  split_tokens = _AXIS if is_divided else None
   queries = PartitionSpec(batch, None, split_tokens, split_heads)
   keys = PartitionSpec(batch, None, None, split_heads) if is_cross else queries
   own_heads = heads // (sizes['tensor'] if split_heads else 1)

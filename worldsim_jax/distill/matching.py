@@ -5,10 +5,15 @@ in two losses, of the student and of the network that is its critic:
 
   loss(networks, sample, rng, config) -> (loss, metrics)
 
-`networks` holds functions (x_BFHWC, timesteps_BF, conditioning) -> v_BFHWC, by
-the names 'teacher' and 'critic'. They are closures over parameters: what a loss
-is differentiated by is the caller's choice, so a loss stops gradients itself
-where its equation does.
+`networks` holds functions (x_BFHWC, timesteps_BF, conditioning) by name:
+
+  teacher        -> v_BFHWC, frozen
+  critic         -> v_BFHWC
+  discriminator  -> (v_BFHWC, logits_B), both of one pass of the critic's
+                    backbone (models/discriminator.py)
+
+They are closures over parameters: what a loss is differentiated by is the
+caller's choice, so a loss stops gradients itself where its equation does.
 
 The given context is clean for every network; only generated frames are noised,
 and only they count.
@@ -23,6 +28,10 @@ from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import guidance
 from worldsim_jax.diffusion import objective
 from worldsim_jax.models.conditioning import Conditioning
+
+# Mean |x - r| of a sample that the teacher reproduces exactly is 0, and so is
+# f - r there when the critic agrees; the floor turns 0/0 into 0.
+SCALE_FLOOR = 1e-6
 
 
 class Sample(NamedTuple):
@@ -49,28 +58,64 @@ class Sample(NamedTuple):
     return x_BFHWC[:, self.context_frames:]
 
 
-def noise_levels(rng, batch: int, config):
-  """σ [B], one per sample: uniform, shifted, clipped to [min, max]_sigma."""
+def noise_levels(rng, batch: int, config, minimum: float | None = None,
+                 maximum: float | None = None):
+  """σ [B], one per sample: uniform, shifted, clipped to [min, max]_sigma.
+
+  Args:
+    rng, batch: as named.
+    config: shift, min_sigma, max_sigma.
+    minimum, maximum: a loss's own, in place of the config's.
+  """
   return flow.uniform_sigmas(
-      rng, (batch,), config.shift, config.min_sigma, config.max_sigma)
+      rng, (batch,), config.shift,
+      config.min_sigma if minimum is None else minimum,
+      config.max_sigma if maximum is None else maximum)
 
 
 def noised(rng, sample: Sample, video_BFHWC, sigma_B):
-  """x_σ with clean context, the velocity target, and σ [B, F]."""
+  """x_σ with clean context, the velocity target, and σ [B, F].
+
+  What is given has no gradient.
+  """
   sigma_BF = sigma_B[:, None] * sample.generated_F
+  video_BFHWC = jnp.where(
+      sample.generated_F[:, None, None, None], video_BFHWC,
+      jax.lax.stop_gradient(video_BFHWC))
   return (*objective.noised(rng, video_BFHWC, sigma_BF), sigma_BF)
 
 
 def predictions(networks, sample: Sample, x_BFHWC, sigma_BF, config):
-  """x0 of the generated frames, as (teacher with guidance, critic)."""
-  unguided, conditioning = networks['teacher'], sample.conditioning
+  """x0 of the generated frames, as (teacher with guidance, critic).
+
+  No gradient is stopped: SiD's passes both networks.
+  """
+  real = teacher_x0(networks, sample, x_BFHWC, sigma_BF, config)
+  v = networks['critic'](
+      x_BFHWC, flow.timesteps(sigma_BF), sample.conditioning)
+  return real, generated_x0(sample, x_BFHWC, v, sigma_BF)
+
+
+def teacher_x0(networks, sample: Sample, x_BFHWC, sigma_BF, config):
+  """The teacher's x0 of the generated frames, with guidance."""
+  conditioning = sample.conditioning
   teacher = guidance.guided(
-      unguided, conditioning, conditioning.unconditional(),
+      networks['teacher'], conditioning, conditioning.unconditional(),
       config.guidance_scale)
-  timesteps = flow.timesteps(sigma_BF)
-  x0 = lambda v: sample.generated(flow.x0_from_velocity(x_BFHWC, v, sigma_BF))
-  return (x0(teacher(x_BFHWC, timesteps)),
-          x0(networks['critic'](x_BFHWC, timesteps, conditioning)))
+  v = teacher(x_BFHWC, flow.timesteps(sigma_BF))
+  return generated_x0(sample, x_BFHWC, v, sigma_BF)
+
+
+def generated_x0(sample: Sample, x_BFHWC, v_BFHWC, sigma_BF):
+  """What a velocity says that the generated frames are."""
+  return sample.generated(flow.x0_from_velocity(x_BFHWC, v_BFHWC, sigma_BF))
+
+
+def scale(x_BFHWC, real_BFHWC):
+  """mean |x - r| of each sample, [B, 1, 1, 1, 1], with a floor, no gradient."""
+  mean = jnp.mean(jnp.abs(x_BFHWC - real_BFHWC), axis=(1, 2, 3, 4),
+                  keepdims=True)
+  return jax.lax.stop_gradient(jnp.maximum(mean, SCALE_FLOOR))
 
 
 def denoising_loss(networks, sample: Sample, rng, config):
@@ -87,3 +132,20 @@ def denoising_loss(networks, sample: Sample, rng, config):
   v = networks['critic'](x, flow.timesteps(sigma_BF), sample.conditioning)
   return objective.regression(
       v, target, sigma_BF, sample.generated_F, config.critic_weight)
+
+
+def setting(config, name: str, published):
+  """config.<name>, or what was published where the stage leaves it out."""
+  return getattr(config, name, published[name])
+
+
+def choice(table, name: str, value: str):
+  """An entry of a table.
+
+  Raises:
+    ValueError: if there is none of that name.
+  """
+  if value not in table:
+    raise ValueError(
+        f'{name}={value!r} is not one of {tuple(table)} (config.*.{name}).')
+  return table[value]

@@ -144,6 +144,7 @@ class Block(nn.Module):
   gate_init: float
   return_kv: bool
   static_mask: tuple[tuple[bool, ...], ...] | None = None
+  return_tokens: bool = False
 
   @nn.compact
   def __call__(self, x_BFNC, cached: KeyValues | None, inputs: LayerInputs):
@@ -171,7 +172,8 @@ class Block(nn.Module):
     update = _dense(dim, self.dtype)('ffn_2')(nn.gelu(hidden, approximate=True))
     x_BFNC = (x_BFNC + gate2 * update).astype(x_BFNC.dtype)
     x_BFNC = layout.constrain_tokens(x_BFNC)
-    return x_BFNC, kv if self.return_kv else None
+    return x_BFNC, (kv if self.return_kv else None,
+                    x_BFNC if self.return_tokens else None)
 
   def _init_modulation(self, rng, shape):
     noise = jax.random.normal(rng, shape) * shape[-1]**-0.5

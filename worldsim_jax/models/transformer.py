@@ -128,7 +128,7 @@ class VideoTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFHWC, timesteps_BF, conditioning=None, context=None,
-               cache=None):
+               cache=None, read_after: tuple[int, ...] = ()):
     """Predicts the velocity ε - x0 of every frame.
 
     Args:
@@ -140,10 +140,13 @@ class VideoTransformer(nn.Module):
         every other. With a cache, positions continue it and all of it is read,
         unless the context's mask speaks of the cached frames, too.
       cache: a `KVCache` of the frames before this call, or None.
+      read_after: layers, from 0, whose outputs are returned; with any, those
+        of all layers are kept until the last has run.
 
     Returns:
       The velocity [B, F, H, W, C], float32. With a cache: (velocity, KeyValues
-      of this call's frames), for `cache.append`; the cache is not changed.
+      of this call's frames), for `cache.append`; the cache is not changed. With
+      read_after, at the end: a list of tokens [B, F, N, C].
     """
     chex.assert_rank(x_BFHWC, 5)
     chex.assert_equal_shape_prefix([x_BFHWC, timesteps_BF], 2)
@@ -174,14 +177,17 @@ class VideoTransformer(nn.Module):
     static_mask = None
     if context is not None and (cache is None or _speaks_of(context, cache)):
       static_mask = context.mask
-    tokens, kv = self._layers(static_mask, return_kv=cache is not None)(
+    layers = self._layers(static_mask, cache is not None, bool(read_after))
+    tokens, (kv, read_LBFNC) = layers(
         tokens, None if cache is None else kv_cache.KeyValues(cache.k, cache.v),
         inputs)
     patches = self._head(tokens, e)
     out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
     velocity = (residual.velocity(out, x_BFHWC, *residual_args) if is_residual
                 else out)
-    return velocity if cache is None else (velocity, kv)
+    extra = [] if cache is None else [kv]
+    extra += [[read_LBFNC[i] for i in read_after]] if read_after else []
+    return (velocity, *extra) if extra else velocity
 
   def _check(self):
     for name, allowed in (('remat', tuple(REMAT_POLICIES)),
@@ -224,7 +230,7 @@ class VideoTransformer(nn.Module):
       full = full.replace(image=jnp.zeros_like(x_BFHWC), image_mask=unknown)
     return full
 
-  def _layers(self, static_mask, return_kv: bool):
+  def _layers(self, static_mask, return_kv: bool, return_tokens: bool):
     block = blocks.Block
     if self.remat != 'none':
       block = nn.remat(
@@ -235,7 +241,7 @@ class VideoTransformer(nn.Module):
             ffn_dim=self.ffn_dim, num_heads=self.num_heads,
             dtype=jnp.dtype(self.dtype), implementation=self.attention,
             gate_init=self.gate_init, static_mask=static_mask,
-            return_kv=return_kv, name='blocks')
+            return_kv=return_kv, return_tokens=return_tokens, name='blocks')
 
   def _time(self, timesteps_BF, conditioning):
     """e [B, F, C] and the layers' modulation [B, F, 6, C], or per token."""
