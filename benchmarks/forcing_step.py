@@ -31,7 +31,7 @@ from benchmarks import timing
 from benchmarks import train_step
 from worldsim_jax.distill import dmd
 from worldsim_jax.models import build
-from worldsim_jax.train import stages
+from worldsim_jax.train import students
 
 STUDENT = 'self_forcing'  # the stage
 KINDS = ('teacher_forced', 'self_forcing')
@@ -52,14 +52,14 @@ def benchmark(options):
 def measure(config, repeats: int):
   """Seconds of each turn, part -> kind -> [repeats]."""
   stage = config[STUDENT]
-  params, velocities = _networks(config)
+  params = _networks(config)
   batch = jax.tree.map(jnp.asarray, train_step.latent_batch(
       config, stage.batch_size, stage.clip_frames))
   samples, keys = {}, None
   for part, (loss_of, network) in PARTS.items():
     gradients = {
-        kind: _gradient(loss_of(stages.generator(
-            STUDENT, _of_paradigm(config, kind)), velocities, STUDENT, config),
+        kind: _gradient(loss_of(students.generator(
+            STUDENT, _of_paradigm(config, kind)), STUDENT, config),
                         network) for kind in KINDS}
     keys = keys or _keys_of_exit_steps(functools.partial(
         gradients['self_forcing'], params, batch), len(
@@ -73,18 +73,17 @@ def measure(config, repeats: int):
 
 
 def _networks(config):
-  """Untrained parameters and velocity functions, by role."""
+  """Untrained parameters, by role."""
   stage = config[STUDENT]
   roles = {STUDENT: STUDENT, 'teacher': stage.teacher,
-           'critic': stage.critic.start_from or stage.teacher}
-  params, velocities = {}, {}
+           'critic': students.critic_start(STUDENT, config)}
+  params = {}
   for role, name in roles.items():
     own = build.for_network(config, name)
     model = build.transformer(own)
     params[role] = jax.jit(model.init)(
         jax.random.key(0), *build.example_inputs(own))['params']
-    velocities[role] = build.velocity_fn(model)
-  return params, velocities
+  return params
 
 
 def _of_paradigm(config, paradigm: str):
@@ -105,8 +104,9 @@ def _student_passes(generate, *unused):
 PARTS = {
     'student passes': (_student_passes, STUDENT),
     'generator update': (
-        functools.partial(stages.matched, dmd.generator_loss), STUDENT),
-    'critic update': (functools.partial(stages.matched, dmd.critic_loss), 'critic'),
+        functools.partial(students.matched, dmd.generator_loss), STUDENT),
+    'critic update': (
+        functools.partial(students.matched, dmd.critic_loss), 'critic'),
 }
 
 

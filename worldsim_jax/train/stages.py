@@ -14,21 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.attention import context as contexts
-from worldsim_jax.distill import divergences
-from worldsim_jax.distill import matching
-from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import diffusion
 from worldsim_jax.forcing import ode
-from worldsim_jax.forcing import one_pass
 from worldsim_jax.forcing import paradigms
 from worldsim_jax.forcing import rollout
-from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
 from worldsim_jax.models import tiny_vae
 from worldsim_jax.parallel import distributed
 from worldsim_jax.train import monitor as monitors
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import pretrained
+from worldsim_jax.train import students
 from worldsim_jax.train.loop import Stage
 from worldsim_jax.train.monitor import Monitor
 from worldsim_jax.train.state import purpose_key
@@ -81,7 +77,7 @@ def full_sequence(name: str, inputs: Inputs) -> Stage:
   """A bidirectional model on whole clips."""
   stage = inputs.config[name]
   loss = diffusion.full_sequence_loss(
-      _velocity(inputs.config, name), stage, name)
+      students.velocity(inputs.config, name), stage, name)
   return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
 
@@ -89,7 +85,7 @@ def teacher_forcing(name: str, inputs: Inputs) -> Stage:
   """A causal model with a clean past; its sequence is nearly twice the clip."""
   stage, chunk = inputs.config[name], inputs.config.student.chunk
   loss = diffusion.teacher_forcing_loss(
-      _velocity(inputs.config, name), stage, name, chunk=chunk,
+      students.velocity(inputs.config, name), stage, name, chunk=chunk,
       context_frames=stage.context_frames)
   sequence = contexts.teacher_forcing(
       stage.clip_frames, chunk, stage.context_frames).positions
@@ -100,7 +96,7 @@ def diffusion_forcing(name: str, inputs: Inputs) -> Stage:
   """A causal model with a past as noisy as anything."""
   stage = inputs.config[name]
   loss = diffusion.diffusion_forcing_loss(
-      _velocity(inputs.config, name), stage, name,
+      students.velocity(inputs.config, name), stage, name,
       chunk=inputs.config.student.chunk, context_frames=stage.context_frames)
   return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
@@ -115,10 +111,10 @@ def ode_regression(name: str, inputs: Inputs) -> Stage:
   levels = build.student_sigmas(config)
   common = dict(context_frames=student.context_frames)
   trajectories = ode.make_trajectories(
-      _velocity(config, stage.teacher), levels, stage, shift=student.shift,
+      students.velocity(config, stage.teacher), levels, stage, shift=student.shift,
       chunk=student.chunk if is_causal else None, **common)
   regression = ode.regression_loss(
-      _velocity(config, name), levels, name, chunk=student.chunk,
+      students.velocity(config, name), levels, name, chunk=student.chunk,
       clean_past=is_causal, **common)
 
   def loss(params, batch, rng):
@@ -134,7 +130,7 @@ def consistency(name: str, inputs: Inputs) -> Stage:
   """A causal model that agrees with itself along a causal teacher's ODE."""
   config, stage = inputs.config, inputs.config[name]
   loss = ode.consistency_loss(
-      _velocity(config, name), _velocity(config, stage.teacher), stage, name,
+      students.velocity(config, name), students.velocity(config, stage.teacher), stage, name,
       'teacher', chunk=config.student.chunk,
       context_frames=config.student.context_frames)
   return _denoiser(name, inputs, loss, frames=stage.clip_frames,
@@ -142,81 +138,36 @@ def consistency(name: str, inputs: Inputs) -> Stage:
 
 
 def distillation(name: str, inputs: Inputs) -> Stage:
-  """A causal model whose videos are matched to a teacher's distribution.
+  """A causal model whose videos are matched to a distribution.
 
-  Student, teacher and critic may be of three sizes (Self Forcing has a teacher
-  of 14 billion parameters and a critic of the student's 1.3).
+  That of a teacher, or, where the divergence has none, the data's. Student,
+  teacher and critic may be of three sizes (Self Forcing has a teacher of 14
+  billion parameters and a critic of the student's 1.3).
   """
   config, stage = inputs.config, inputs.config[name]
-  divergence = divergences.DIVERGENCES[stage.divergence]
-  critic_start = stage.critic.start_from or stage.teacher
-  velocities = {'teacher': _velocity(config, stage.teacher),
-                'critic': _velocity(config, critic_start)}
-  sampling = rollout.of_config(config)
+  divergence = students.divergence(name, config)
+  critic_start = students.critic_start(name, config)
   loss_of = functools.partial(
-      matched, generate=generator(name, config), velocities=velocities,
-      name=name, config=config)
+      students.matched, generate=students.generator(name, config), name=name,
+      config=config)
   updates = (
       _update(name, loss_of(divergence.generator_loss), stage, stage,
               every=stage.generator_every, start=stage.critic_warmup),
-      _update('critic', loss_of(divergence.critic_loss), stage.critic, stage))
+      _update(students.CRITIC, loss_of(divergence.critic_loss), stage.critic,
+              stage))
+
+  def init(trained):
+    return {name: _copy(trained[stage.start_from]),
+            students.CRITIC: _copy(students.critic(
+                name, config, trained[critic_start]))}
+
+  passes = rollout.mean_passes(rollout.of_config(config))
   return Stage(
-      name, stage.num_steps, updates,
-      lambda trained: {name: _copy(trained[stage.start_from]),
-                       'critic': _copy(trained[critic_start])},
-      _teacher(stage), inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
-      rollout_steps=(rollout.mean_passes(sampling)
-                     if stage.paradigm == 'self_forcing' else 0.),
+      name, stage.num_steps, updates, init,
+      _teacher(stage) if divergence.needs_teacher else _nothing,
+      inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
+      rollout_steps=passes if stage.paradigm == 'self_forcing' else 0.,
       monitor=_monitor(name, inputs))
-
-
-def matched(divergence, generate, velocities, name: str, config):
-  """The loss of a divergence between a student's videos and its teacher.
-
-  Args:
-    divergence: of distill/, see distill/matching.py.
-    generate: see `generator`.
-    velocities: functions (params, x, timesteps, conditioning) -> v by role,
-      'teacher' and 'critic', whose parameters have the same names.
-    name: of the student, its stage and its parameters.
-    config: of the run.
-
-  Returns:
-    loss(params, batch, rng) -> (loss, metrics).
-  """
-  given = config.student.context_frames
-
-  def loss(params, batch, rng):
-    rng_video, rng_divergence = jax.random.split(rng)
-    video, video_metrics = generate(params[name], batch, rng_video)
-    batch = batches.last_frames(batch, video.shape[1])
-    image = batches.image_before_future(batch['latents'], given)
-    sample = matching.Sample(
-        video, batch['latents'],
-        batches.conditioning(batch).with_image(*image), given)
-    networks = {role: functools.partial(velocity, params[role])
-                for role, velocity in velocities.items()}
-    loss, metrics = divergence(networks, sample, rng_divergence, config[name])
-    return loss, video_metrics | metrics
-
-  return loss
-
-
-def generator(name: str, config):
-  """(params, batch, rng) -> (video, metrics), as the stage's paradigm has it."""
-  stage, velocity = config[name], _velocity(config, name)
-  sampling = rollout.of_config(config)
-  frames = dict(context_frames=config.student.context_frames)
-  if stage.paradigm in ONE_PASS:
-    return ONE_PASS[stage.paradigm](
-        velocity, sampling.sigmas, chunk=sampling.chunk, **frames)
-  own, student = build.for_network(config, name), config.student
-  slots = self_forcing.cache_slots(
-      stage.clip_frames, student.chunk, student.window, student.sink)
-  return self_forcing.make_generator(
-      velocity, lambda batch: build.new_cache(own, batch, slots), sampling,
-      exit_steps=stage.exit_steps,
-      gradient_frames=stage.gradient_frames or None, **frames)
 
 
 def _monitor(name, inputs) -> Monitor | None:
@@ -227,7 +178,7 @@ def _monitor(name, inputs) -> Monitor | None:
     return None
   own = build.for_network(config, name)
   measure = monitors.continuation(
-      _velocity(config, name),
+      students.velocity(config, name),
       lambda batch: build.new_cache(own, batch), rollout.of_config(config),
       context_frames=config.student.context_frames,
       trained_frames=stage.clip_frames)
@@ -238,8 +189,6 @@ def _monitor(name, inputs) -> Monitor | None:
       settings.max_contrast)
 
 
-ONE_PASS = {'teacher_forced': one_pass.teacher_forced,
-            'diffusion_forced': one_pass.diffusion_forced}
 # How model FLOPs are counted: no recomputation, and products that are seen.
 COUNTED = dict(remat='none', attention='xla')
 PARADIGMS = {
@@ -309,10 +258,6 @@ def _update(network, loss, settings, stage, every: int = 1,
   return dataclasses.replace(
       update, optimizer=optimizers.make(settings.optimizer, turns))
 
-
-def _velocity(config, network: str):
-  return build.velocity_fn(
-      build.transformer(build.for_network(config, network)))
 
 
 def _tokens(config, stage, frames: int) -> int:
