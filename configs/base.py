@@ -7,6 +7,7 @@ sees them, pixel frames in `data` and `evaluate`.
 from ml_collections import ConfigDict
 
 from configs import stages
+from configs import students
 
 
 def get_config() -> ConfigDict:
@@ -40,10 +41,9 @@ def get_config() -> ConfigDict:
       step='renoise',  # or 'euler', for students that are not distilled
       weights_dtype='float32'))  # of the network that streams
   config.tokenizer = stages.tokenizer()
-  config.teacher = stages.denoiser('full_sequence', max_context_frames=4)
-  config.teacher_forcing = stages.denoiser(
-      'teacher_forcing', start_from='teacher', context_frames=1)
-  config.self_forcing = stages.self_forcing(start_from='teacher_forcing')
+  config.teacher = stages.full_sequence()
+  config.teacher_forcing = stages.teacher_forcing(start_from='teacher')
+  config.self_forcing = students.self_forcing(start_from='teacher_forcing')
   config.evaluate = ConfigDict(dict(
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
       teacher_steps=16, teacher_sampler='euler', teacher_window=6,

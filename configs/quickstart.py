@@ -59,7 +59,8 @@ def smoke(config: ConfigDict):
   networks = [config[name] for name in config.stages]
   for stage in networks:
     stage.update(dict(num_steps=6, batch_size=8, clip_frames=4))
-  for network in (*networks, config.self_forcing.critic):
+  critics = [stage.critic for stage in networks if 'critic' in stage]
+  for network in networks + critics:
     network.optimizer.warmup_steps = 1
   config.teacher.max_context_frames = 2
   config.evaluate.update(dict(

@@ -1,10 +1,28 @@
-"""The keys of a stage's config, with neutral values, by kind of stage."""
+"""The keys of a stage's config, with neutral values, by paradigm.
+
+Those of stages that make a student of another network are in students.py.
+"""
 
 from ml_collections import ConfigDict
 
 
 def tokenizer(**own) -> ConfigDict:
   return stage('tokenizer', power=2., edge_weight=0., latent_noise=0.05, **own)
+
+
+def full_sequence(**own) -> ConfigDict:
+  """A bidirectional network."""
+  return denoiser('full_sequence', **dict(max_context_frames=4) | own)
+
+
+def teacher_forcing(**own) -> ConfigDict:
+  """A causal network with a clean past."""
+  return denoiser('teacher_forcing', **dict(context_frames=1) | own)
+
+
+def diffusion_forcing(**own) -> ConfigDict:
+  """A causal network with a noisy past."""
+  return denoiser('diffusion_forcing', **dict(context_frames=1) | own)
 
 
 def denoiser(paradigm: str, **own) -> ConfigDict:
@@ -14,38 +32,6 @@ def denoiser(paradigm: str, **own) -> ConfigDict:
       model={},  # what differs from config.model
       weights='',  # a world, to start from (train/pretrained.py)
       ) | own)
-
-
-def initialisation(paradigm: str, **own) -> ConfigDict:
-  """A student that is made ready for distillation by its teacher's ODE."""
-  return stage(paradigm, **dict(
-      teacher='teacher', ode_steps=48, guidance_scale=1.5, shift=5.,
-      frozen_dtype='float32') | own)
-
-
-def self_forcing(**own) -> ConfigDict:
-  """A student that is distilled on its own rollouts."""
-  return distillation('self_forcing', **dict(
-      exit_steps='shared',  # or 'per_chunk'
-      gradient_frames=0,  # the last of a long rollout; 0: all new ones
-      ) | own)
-
-
-def distillation(paradigm: str, **own) -> ConfigDict:
-  """A student that is matched to a teacher's distribution."""
-  made = stage(paradigm, **dict(
-      teacher='teacher', generator_every=5, critic_warmup=0,  # steps
-      frozen_dtype='float32', guidance_scale=1.5, shift=5., min_sigma=0.02,
-      max_sigma=0.98, critic_weight='none',
-      divergence='dmd',  # a key of distill.divergences.DIVERGENCES
-      score_weight='normalised',  # of dmd
-      alpha=1.,  # of sid
-      critic=network(start_from=''),  # '': from the teacher
-      monitor=dict(  # on test clips, see train/monitor.py; every=0: never
-          every=0, num_clips=16, clip_frames=12, max_contrast=0.)) | own)
-  for pace in (made, made.critic):
-    pace.optimizer.update(dict(b1=0., schedule='constant'))
-  return made
 
 
 def stage(paradigm: str, **own) -> ConfigDict:
@@ -58,6 +44,6 @@ def stage(paradigm: str, **own) -> ConfigDict:
 
 def network(**own) -> ConfigDict:
   """How a network is updated."""
-  return ConfigDict(own | dict(ema=None, ema_start=0, optimizer=dict(
+  return ConfigDict(dict(ema=None, ema_start=0, optimizer=dict(
       learning_rate=1e-3, warmup_steps=20, schedule='cosine', b1=0.9, b2=0.99,
-      weight_decay=0.01, clip_norm=1., frozen=())))
+      weight_decay=0.01, clip_norm=1., frozen=())) | own)

@@ -10,10 +10,11 @@ Machine:  slices that it fits are in README; time, quality: not yet measured.
 Laptop:   --config=configs/wan_14b.py:tiny, or :tiny,wan_vae (from :wan_vae)
 """
 
-from configs import wan_1_3b
+from configs import wan
 from ml_collections import ConfigDict
 
 
 def get_config(arg: str = '') -> ConfigDict:
   """`arg`: '', 'tiny', 'wan_vae', 'tiny,wan_vae' or 'published'."""
-  return wan_1_3b.wan(wan_1_3b.MODEL_14B, arg, 'weights/wan_14b')
+  return wan.vary(
+      wan.wan(wan.MODEL_14B), arg, teacher='weights/wan_14b')

@@ -6,17 +6,22 @@ import re
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from configs import base
+from configs import stages
+from configs import students
 from worldsim_jax.data import splits
 from worldsim_jax.errors import UserError
 from worldsim_jax.models import build
 from worldsim_jax.train import run
+from worldsim_jax.train import students as students_of
 from worldsim_jax.train import validation
 
 FOLDER = pathlib.Path(base.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
-               if path.stem not in ('base', 'stages', '__init__'))
+               if path.stem not in ('__init__', 'arguments', 'base', 'stages',
+                                    'students', 'wan'))
 
 
 def module(name):
@@ -59,10 +64,14 @@ class ConfigsTest(parameterized.TestCase):
     keys = lambda config: set(run.flatten(config.to_dict()))
     config, expected = module(name).get_config(argument), base.get_config()
     for stage in config.stages:
-      if stage not in expected:  # A second one of a kind, such as a base.
-        like = next(other for other in base.get_config().stages
-                    if expected[other].paradigm == config[stage].paradigm)
-        expected[stage] = expected[like].copy_and_resolve_references()
+      found, kind = config[stage], {}
+      if 'divergence' in found:
+        kind = {'divergence': found.divergence}
+      make = getattr(stages, found.paradigm, None) or getattr(
+          students, found.paradigm)
+      expected[stage] = make(**kind)
+      if found.get('critic'):
+        found.critic.discriminator = {}
       if 'model' in config[stage]:
         self.assertContainsSubset(
             config[stage].model.keys(), expected.model.keys())
@@ -91,22 +100,54 @@ class ConfigsTest(parameterized.TestCase):
 
   @parameterized.parameters(*NAMES)
   def test_its_docstring_names_every_variant(self, name):
-    for argument in filter(None, arguments(name)):
-      self.assertIn(f':{argument}', module(name).__doc__)
+    words = {w for argument in arguments(name) for w in argument.split(',')}
+    for word in words - {''}:
+      self.assertRegex(module(name).__doc__, f'[:,]{word}')
 
   @parameterized.parameters(*NAMES)
   def test_an_unknown_variant_is_named_with_those_there_are(self, name):
     known = [arg for arg in arguments(name) if arg and ',' not in arg]
     for argument in ['huge'] + ['tiny,huge'] * ('wan_vae' in known):
-      with self.assertRaisesRegex(
-          ValueError, f"'huge' is not one of: {', '.join(known)}"):
+      with self.assertRaisesRegex(ValueError, "'huge' is not one of: ") as e:
         module(name).get_config(argument)
+      self.assertContainsSubset(known, re.findall(r'\w+', str(e.exception)))
 
   @parameterized.parameters(*NAMES)
   def test_two_calls_share_nothing(self, name):
     one, other = (module(name).get_config() for _ in range(2))
     one.model.dim += 1
     self.assertNotEqual(one.model.dim, other.model.dim)
+
+  def test_one_student_has_one_divergence_and_one_start(self):
+    for both in 'gan,sid', 'consistency,ode':
+      one, other = both.split(',')
+      with self.assertRaisesRegex(
+          ValueError, f"arguments '{one}' and '{other}' cannot both be"):
+        module('self_forcing').get_config(both)
+
+  def test_causvid_has_the_numbers_of_its_released_config(self):
+    config = module('causvid').get_config()
+    stage, critic = config.causvid, config.causvid.critic
+    # 'denoising_step_list: [1000, 757, 522, 0]', not warped again.
+    np.testing.assert_allclose(
+        1000 * students_of.levels('causvid', config), [1000, 757, 522, 0],
+        atol=0.5)
+    self.assertEqual((stage.guidance_scale, stage.generator_every), (4.5, 5))
+    self.assertEqual((stage.batch_size, stage.clip_frames), (64, 21))
+    self.assertIsNone(stage.ema)
+    self.assertEqual(config.student.chunk, 3)
+    for network in stage, critic, config.ode_regression:
+      found = network.optimizer
+      self.assertEqual((found.learning_rate, found.b1, found.b2,
+                        found.schedule), (2e-6, 0.9, 0.999, 'constant'))
+
+  def test_sid_has_the_numbers_of_its_released_config(self):
+    config = module('self_forcing').get_config('sid')
+    stage = config.self_forcing
+    self.assertEqual((stage.teacher, stage.sid_alpha), ('base', 1.))
+    for network in stage, stage.critic:
+      self.assertEqual((network.optimizer.learning_rate,
+                        network.optimizer.weight_decay), (2e-6, 0.))
 
   def test_self_forcing_has_the_numbers_of_its_released_config(self):
     config = module('self_forcing').get_config()

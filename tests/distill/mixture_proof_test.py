@@ -1,4 +1,4 @@
-"""A student of four steps against its teacher, on a mixture of Gaussians in 2-D.
+"""A student of four steps against its teacher, on a 2-D mixture of Gaussians.
 
 Nothing is known in closed form here: the teacher is a small network trained on
 the mixture, the critic another that runs after the student. Both are what the
@@ -31,7 +31,8 @@ CONFIG = gaussians.config()
 def data(rng, size):
   rng_centre, rng_spread = jax.random.split(rng)
   which = jax.random.choice(rng_centre, len(WEIGHTS), (size,), p=WEIGHTS)
-  x = jnp.asarray(CENTRES)[which] + SPREAD * jax.random.normal(rng_spread, (size, 2))
+  x = jnp.asarray(CENTRES)[which] + SPREAD * jax.random.normal(
+      rng_spread, (size, 2))
   return x[:, None, None, None]
 
 

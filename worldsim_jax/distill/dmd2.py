@@ -6,8 +6,8 @@ correct what the teacher gets wrong:
   generator  L_DMD + w_G L_G        w_G = 5e-3 (SDXL; 3e-3 for SD 1.5)
   critic     L_denoising + w_D L_D  w_D = 1e-2                           (1)
 
-L_DMD is dmd.py's eq. (5); L_G and L_D are gan.py's (1), non-saturating. Each side
-is one pass of the backbone: v and logits are of the same noised clips.
+L_DMD is dmd.py's eq. (5); L_G and L_D are gan.py's (1), non-saturating. Each
+side is one pass of the backbone: v and logits are of the same noised clips.
 
 DMD2's other parts are not here, because they are of the stage: its two time
 scales are `generator_every`, its backward simulation is the rollout.

@@ -1,8 +1,8 @@
 """Adversarial losses on a discriminator of noised samples.
 
 D gives a logit per sample, from the features of the critic's backbone, of data
-x_σ and of the student's samples x̂_σ alike. Non-saturating (DMD2) or relativistic
-(R3GAN, Self Forcing), with r = D(x_σ), f = D(x̂_σ) and s = softplus:
+x_σ and of the student's samples x̂_σ alike. Non-saturating (DMD2) or
+relativistic (R3GAN, Self Forcing), with r = D(x_σ), f = D(x̂_σ), s = softplus:
 
   softplus      L_D = s(-r) + s(f)             L_G = s(-f)
   relativistic  L_D = s(-(r - f))              L_G = s(-(f - r))         (1)
@@ -195,7 +195,7 @@ def exact(logits_of, x_BFHWC, unused_logits_B, scored_F, *unused):
 
 
 def finite(logits_of, x_BFHWC, logits_B, scored_F, rng, sigma: float):
-  """Eq. (3) of each sample, e being 0 outside of the frames of scored_F, [B]."""
+  """Eq. (3) of each sample, [B]; e is 0 outside of the frames of scored_F."""
   e = noise.normal(rng, x_BFHWC.shape, x_BFHWC.dtype) * _frames(scored_F)
   return ((logits_of(x_BFHWC + sigma * e) - logits_B) / sigma)**2
 

@@ -11,9 +11,9 @@ the mean of the normaliser being over one sample (Self Forcing's code). Since
   (r - x) - α (r - f) = (f - x) + (1 - α) (r - f),                       (2)
 
 it is the form of texts, (r - f)ᵀ(f - x) + (1 - α) ‖r - f‖². Where f is the
-critic of x, E (r - f)ᵀ(f - x) = 0, so (1) is E ‖r - f‖² written in two ways, the
-second one subtracted α times. Their values are the same, their gradients are
-not, because both take the critic's parameters, which should move with the
+critic of x, E (r - f)ᵀ(f - x) = 0, so (1) is E ‖r - f‖² written in two ways,
+the second one subtracted α times. Their values are the same, their gradients
+are not, because both take the critic's parameters, which should move with the
 student, as fixed. The paper has α = 1.2, Self Forcing 1.0.
 
 x_σ keeps its gradient, and r and f pass it on: a step of the student goes back

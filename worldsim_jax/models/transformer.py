@@ -174,20 +174,19 @@ class VideoTransformer(nn.Module):
     inputs = blocks.LayerInputs(
         modulation, self._text(conditioning), angles, cache_angles, mask,
         self._clip(conditioning))
-    static_mask = None
-    if context is not None and (cache is None or _speaks_of(context, cache)):
-      static_mask = context.mask
+    is_static = context is not None and (
+        cache is None or _speaks_of(context, cache))
+    static_mask = context.mask if is_static else None
     layers = self._layers(static_mask, cache is not None, bool(read_after))
-    tokens, (kv, read_LBFNC) = layers(
-        tokens, None if cache is None else kv_cache.KeyValues(cache.k, cache.v),
-        inputs)
+    past = None if cache is None else kv_cache.KeyValues(cache.k, cache.v)
+    tokens, (kv, read_LBFNC) = layers(tokens, past, inputs)
     patches = self._head(tokens, e)
     out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
-    velocity = (residual.velocity(out, x_BFHWC, *residual_args) if is_residual
-                else out)
-    extra = [] if cache is None else [kv]
-    extra += [[read_LBFNC[i] for i in read_after]] if read_after else []
-    return (velocity, *extra) if extra else velocity
+    if is_residual:
+      out = residual.velocity(out, x_BFHWC, *residual_args)
+    read = [read_LBFNC[i] for i in read_after]
+    extra = [kv] * (cache is not None) + [read] * bool(read_after)
+    return (out, *extra) if extra else out
 
   def _check(self):
     for name, allowed in (('remat', tuple(REMAT_POLICIES)),

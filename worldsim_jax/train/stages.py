@@ -1,9 +1,10 @@
 """The stages of a run, from config: what each trains and where it starts.
 
 A stage's config has a `paradigm`; that is all that tells stages apart. They are
-listed in forcing/paradigms.py; that of `tokenizer` is TAEHV's training on frames.
-`start_from` names the stage whose network initialises this one; networks that
-start from nothing may have sizes of their own, `config.<stage>.model`.
+listed in forcing/paradigms.py; that of `tokenizer` is TAEHV's training on
+frames. `start_from` names the stage whose network initialises this one;
+networks that start from nothing may have sizes of their own,
+`config.<stage>.model`.
 """
 
 import dataclasses
@@ -108,11 +109,11 @@ def ode_regression(name: str, inputs: Inputs) -> Stage:
   """
   config, stage = inputs.config, inputs.config[name]
   student, is_causal = config.student, _is_causal(config, stage.teacher)
-  levels = build.student_sigmas(config)
+  levels = students.levels(name, config)
   common = dict(context_frames=student.context_frames)
   trajectories = ode.make_trajectories(
-      students.velocity(config, stage.teacher), levels, stage, shift=student.shift,
-      chunk=student.chunk if is_causal else None, **common)
+      students.velocity(config, stage.teacher), levels, stage,
+      shift=student.shift, chunk=student.chunk if is_causal else None, **common)
   regression = ode.regression_loss(
       students.velocity(config, name), levels, name, chunk=student.chunk,
       clean_past=is_causal, **common)
@@ -130,8 +131,9 @@ def consistency(name: str, inputs: Inputs) -> Stage:
   """A causal model that agrees with itself along a causal teacher's ODE."""
   config, stage = inputs.config, inputs.config[name]
   loss = ode.consistency_loss(
-      students.velocity(config, name), students.velocity(config, stage.teacher), stage, name,
-      'teacher', chunk=config.student.chunk,
+      students.velocity(config, name),
+      students.velocity(config, stage.teacher), stage, name, 'teacher',
+      chunk=config.student.chunk,
       context_frames=config.student.context_frames)
   return _denoiser(name, inputs, loss, frames=stage.clip_frames,
                    frozen=_teacher(stage))

@@ -6,8 +6,8 @@ one `Update` per network. Losses have one signature,
   loss(params, batch, rng) -> (loss, metrics)
 
 where `params` is a dict of all networks by name, frozen and averaged ones (see
-`averaged`) included; the gradient is taken with respect to the update's own entry. DMD's critic is simply
-a second update.
+`averaged`) included; the gradient is taken with respect to the update's own
+entry. DMD's critic is simply a second update.
 
 Randomness is a function of (seed, step, network), never carried, so that a
 resumed run draws what an uninterrupted one would have drawn.

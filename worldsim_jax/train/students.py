@@ -13,6 +13,7 @@ import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
+import numpy as np
 
 from worldsim_jax.distill import divergences
 from worldsim_jax.distill import matching
@@ -35,8 +36,8 @@ class Judge(NamedTuple):
 
   Attributes:
     network: the name of its parameters, TEACHER or CRITIC.
-    fn: (params, x_BFHWC, timesteps_BF, conditioning) -> what distill/matching.py
-      says of the role.
+    fn: (params, x_BFHWC, timesteps_BF, conditioning) -> what the role gives,
+      see distill/matching.py.
   """
   network: str
   fn: Callable[..., Any]
@@ -74,13 +75,13 @@ def critic(name: str, config, params):
 
 
 def generator(name: str, config):
-  """(params, batch, rng) -> (video, metrics), as the stage's paradigm has it."""
+  """(params, batch, rng) -> (video, metrics), by the stage's paradigm."""
   stage, student_fn = config[name], velocity(config, name)
   sampling = rollout.of_config(config)
   frames = dict(context_frames=config.student.context_frames)
   if stage.paradigm in ONE_PASS:
     return ONE_PASS[stage.paradigm](
-        student_fn, sampling.sigmas, chunk=sampling.chunk, **frames)
+        student_fn, levels(name, config), chunk=sampling.chunk, **frames)
   own, student = build.for_network(config, name), config.student
   slots = self_forcing.cache_slots(
       stage.clip_frames, student.chunk, student.window, student.sink)
@@ -118,6 +119,13 @@ def matched(loss, generate, name: str, config):
     return value, video_metrics | metrics
 
   return of_batch
+
+
+def levels(name: str, config) -> np.ndarray:
+  """σ of which a chunk of a true clip, or of a teacher's curve, has one."""
+  sigmas = build.student_sigmas(config)
+  is_also_clean = config[name].clean_level
+  return np.append(sigmas, np.float32(0)) if is_also_clean else sigmas
 
 
 def velocity(config, network: str):

@@ -9,13 +9,9 @@ import jax
 
 from worldsim_jax.data import worlds
 from worldsim_jax.diffusion import flow
-from worldsim_jax.diffusion import objective
 from worldsim_jax.diffusion import samplers
-from worldsim_jax.distill import divergences
-from worldsim_jax.distill import dmd
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import suite
-from worldsim_jax.forcing import ode
 from worldsim_jax.forcing import paradigms
 from worldsim_jax.models import build
 from worldsim_jax.models import text_encoder
@@ -27,9 +23,10 @@ from worldsim_jax.streaming import files
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import pretrained
 from worldsim_jax.train import stages
+from worldsim_jax.train import student_checks
+from worldsim_jax.train.student_checks import check_counts
 
 OFFLOADABLE = ('opt_state', 'ema')
-FROZEN_DTYPES = ('float32', 'bfloat16')
 # What is counted, and so must be there at least once.
 _STAGE_COUNTS = ('batch_size', 'accumulate', 'clip_frames',
                  'generator_every')
@@ -59,8 +56,7 @@ def check(config):
     _check_student(config)
     _check_clips(config)
     _check_evaluation(config)
-    _check_initialisation(config)
-    _check_monitors(config)
+    student_checks.check(config)
     _check_loop(config)
     _check_models(config)
   except UserError:
@@ -82,20 +78,12 @@ def _check_stages(config):
       raise UserError(
           f'config.{name}.paradigm={stage.paradigm!r} is not one of '
           f'{tuple(stages.PARADIGMS)}.')
-    _check_counts(f'config.{name}', stage, _STAGE_COUNTS)
+    check_counts(f'config.{name}', stage, _STAGE_COUNTS)
     _check_steps(name, stage)
-    if stage.get('frozen_dtype', 'float32') not in FROZEN_DTYPES:
-      raise UserError(
-          f'config.{name}.frozen_dtype={stage.frozen_dtype!r} is not one of '
-          f'{FROZEN_DTYPES}.')
     if stage.paradigm == 'tokenizer' and not _is_trainable(config):
       raise UserError(f'config.stages trains {name!r}, but {_FROM_WEIGHTS}')
+    student_checks.check_keys(name, stage)
     _check_networks(name, stage, models)
-    _check_divergence(name, stage)
-    for key in ('weight', 'critic_weight'):
-      if stage.get(key, 'none') not in objective.WEIGHTS:
-        raise UserError(f'config.{name}.{key}={stage[key]!r} is not one of '
-                        f'{tuple(objective.WEIGHTS)}.')
     _check_optimizers(name, stage)
     if stage.paradigm != 'tokenizer':
       models.append(name)
@@ -116,14 +104,6 @@ def _check_steps(name, stage):
                     'start_from).')
 
 
-def _check_divergence(name, stage):
-  for key, known in (('divergence', divergences.DIVERGENCES),
-                     ('score_weight', dmd.WEIGHTS)):
-    if key in stage and stage[key] not in known:
-      raise UserError(f'config.{name}.{key}={stage[key]!r} is not one of '
-                      f'{tuple(known)}.')
-
-
 def _check_networks(name, stage, models):
   """What a stage starts from, and what it adds to config.model."""
   critic = stage.get('critic', {}).get('start_from')
@@ -131,8 +111,9 @@ def _check_networks(name, stage, models):
                       ('teacher', stage.get('teacher')),
                       ('critic.start_from', critic)):
     # Other paradigms may start from nothing, a critic from the teacher.
-    is_needed = stage.paradigm in paradigms.DISTILLED and 'critic' not in key
-    is_needed |= stage.paradigm in paradigms.INITIALISED and key == 'teacher'
+    is_needed = {
+        'start_from': stage.paradigm in paradigms.DISTILLED,
+        'teacher': student_checks.needs_teacher(stage)}.get(key, False)
     if (needed or is_needed) and needed not in models:
       raise UserError(
           f'config.{name}.{key}={needed!r} is not a model among the stages '
@@ -145,50 +126,6 @@ def _check_networks(name, stage, models):
   if unknown:
     raise UserError(f'config.{name}.offload: {sorted(unknown)[0]!r} is not one '
                     f'of {OFFLOADABLE}.')
-
-
-def _check_initialisation(config):
-  for name in config.stages:
-    stage = config[name]
-    if stage.paradigm == 'ode_regression':
-      ode.grid_with(build.student_sigmas(config), stage.ode_steps,
-                    config.student.shift, f'config.{name}.ode_steps')
-    if stage.paradigm == 'consistency':
-      if stage.ema is None:
-        raise UserError(
-            f'config.{name}.ema must be set: its target is the average.')
-      if config[stage.teacher].paradigm not in paradigms.CAUSAL:
-        raise UserError(
-            f'config.{name}.teacher={stage.teacher!r} is bidirectional, but '
-            'causal consistency distillation reads a clean past.')
-
-
-def _check_monitors(config):
-  given = config.student.context_frames
-  for name in config.stages:
-    monitor = config[name].get('monitor')
-    if not monitor or not monitor.every:
-      continue
-    where, trained = f'config.{name}.monitor', config[name].clip_frames
-    _check_counts(where, monitor, ('every', 'num_clips'))
-    if monitor.clip_frames <= trained:
-      raise UserError(
-          f'{where}.clip_frames={monitor.clip_frames} must be more than the '
-          f'{trained} of config.{name}.clip_frames: drift is what comes after.')
-    if (monitor.clip_frames - given) % config.student.chunk:
-      raise UserError(
-          f'{where}.clip_frames={monitor.clip_frames} less the {given} given '
-          'ones must be a multiple of config.student.chunk='
-          f'{config.student.chunk}.')
-    if monitor.max_contrast and monitor.max_contrast <= 1:
-      raise UserError(f'{where}.max_contrast={monitor.max_contrast} must be '
-                      'more than 1, or 0 for none.')
-
-
-def _check_counts(where, settings, keys):
-  for key in keys:
-    if settings.get(key, 1) < 1:
-      raise UserError(f'{where}.{key}={settings[key]} must be at least 1.')
 
 
 def _check_optimizers(name, stage):
@@ -231,7 +168,7 @@ def _check_model(config):
 
 def _check_student(config):
   student = config.student
-  _check_counts('config.student', student, ('chunk', 'context_frames'))
+  check_counts('config.student', student, ('chunk', 'context_frames'))
   flow.few_step_sigmas(tuple(student.timesteps), student.shift)
   if student.context_frames % student.chunk:
     raise UserError(
@@ -285,7 +222,7 @@ def _check_available(config, key, frames):
 
 def _check_evaluation(config):
   evaluate, student = config.evaluate, config.student
-  _check_counts('config.evaluate', evaluate, _EVALUATE_COUNTS)
+  check_counts('config.evaluate', evaluate, _EVALUATE_COUNTS)
   suite.check_config(evaluate)
   sampler = evaluate.get('teacher_sampler', 'euler')
   if sampler not in samplers.SAMPLERS:
@@ -310,7 +247,7 @@ def _check_evaluation(config):
 
 def _check_loop(config):
   loop = config.loop
-  _check_counts('config.loop', loop, set(loop.keys()) - {'keep_every'})
+  check_counts('config.loop', loop, set(loop.keys()) - {'keep_every'})
   if loop.keep_every < 0 or loop.keep_every % loop.save_every:
     raise UserError(
         f'config.loop.keep_every={loop.keep_every} must be 0 or a multiple of '
