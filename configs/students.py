@@ -12,7 +12,7 @@ def ode_regression(**own) -> ConfigDict:
 
 
 def consistency(**own) -> ConfigDict:
-  """A student that is to end where a step of its teacher's ODE would have it."""
+  """A student that agrees with itself a step of its teacher's ODE later."""
   return initialisation('consistency', **dict(ema=0.99) | own)
 
 

@@ -110,12 +110,13 @@ def _check_differentiable(name, config):
   """That d(teacher)/dx exists, without computing anything."""
   stage = config[name]
   own = build.for_network(config, stage.teacher)
-  model = build.transformer(own)
-  x, timesteps, conditioning = build.example_inputs(own)
+  model, velocity = build.transformer(own), students.velocity(
+      config, stage.teacher)
+  x, *others = build.example_inputs(own)
 
   def total(x, rng):
-    params = model.init(rng, x, timesteps, conditioning)
-    return jnp.sum(model.apply(params, x, timesteps, conditioning))
+    params = model.init(rng, x, *others)['params']
+    return jnp.sum(velocity(params, x, *others))
 
   try:
     jax.eval_shape(jax.grad(total), x, jax.random.key(0))
