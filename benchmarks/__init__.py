@@ -4,6 +4,7 @@ A benchmark is a module of this folder with a function
 
   benchmark(options: Options) -> list of rows
 
+and maybe details(options) -> dict, which goes beside the rows into the results.
 A row maps names to plain values; names end in their unit (seconds_per_step,
 tflop_per_second, ratio_...). `timing` measures, `results` prints and writes.
 """
@@ -21,8 +22,13 @@ REGISTRY = {
     'odometer': 'errors of the motion measured on films, without learning',
     'geometry': 'exact depth, normals and flow: frames per second and core',
     'forcing_step': "a Self Forcing step beside Teacher Forcing's, by part",
+    'paradigms': 'one student trained in every way, against the true future',
     'wan_cpu': "Wan's transformer and VAE on a CPU, beside diffusers'",
 }
+
+
+DEFAULTS = {'': ('configs/quickstart.py', 5)}  # by name: config, repeats
+DEFAULTS['paradigms'] = ('configs/paradigms.py', 3)
 
 
 class Options(NamedTuple):
@@ -30,9 +36,11 @@ class Options(NamedTuple):
 
   Attributes:
     config: a run's configuration, already checked.
-    repeats: timed repeats after the warm-up.
+    repeats: timed repeats after the warm-up; of paradigms, seeds.
     frames: pixel frames of a stream.
+    workdir: of what trains.
   """
   config: Any
   repeats: int = 5
   frames: int = 512
+  workdir: str = ''

@@ -1,6 +1,7 @@
 """Runs one benchmark, prints its table and writes its results.
 
   python -m benchmarks.run NAME [--config=FILE --repeats=N --out=FOLDER]
+  python -m benchmarks.run paradigms [--quick --workdir=FOLDER]
   python -m benchmarks.run --list
 """
 
@@ -19,14 +20,20 @@ from worldsim_jax import command_line
 from worldsim_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG = str(ROOT / 'configs/quickstart.py')
+QUICK = ':tiny', 2  # config's variant, repeats
 
 _LIST = flags.DEFINE_bool('list', False, 'Print the benchmarks and stop.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'What gives the sizes, the quickstart by default; '
     '--config.key=value overrides a key.', lock_config=True)
 _REPEATS = flags.DEFINE_integer(
-    'repeats', 5, 'Timed repeats after the warm-up.', lower_bound=1)
+    'repeats', None, 'Timed repeats after the warm-up (5); paradigms: seeds '
+    '(3).', lower_bound=1)
+_QUICK = flags.DEFINE_bool(
+    'quick', False, 'The form of the results in minutes: the variant :tiny of '
+    'the config, twice.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', str(ROOT / 'runs/paradigms'), 'paradigms: folder of its runs.')
 _FRAMES = flags.DEFINE_integer(
     'frames', 512, 'stream: pixel frames of a stream.', lower_bound=1)
 _OUT = flags.DEFINE_string(
@@ -52,12 +59,16 @@ def run(name: str, config):
   from worldsim_jax.train import validation  # Imports the models.
   validation.check(config)
   module = importlib.import_module(f'benchmarks.{name}')
-  rows = module.benchmark(
-      benchmarks.Options(config, _REPEATS.value, _FRAMES.value))
+  repeats = _REPEATS.value or (
+      QUICK[1] if _QUICK.value else defaults(name)[1])
+  workdir = _WORKDIR.value + ('-quick' if _QUICK.value else '')
+  options = benchmarks.Options(config, repeats, _FRAMES.value, workdir)
+  rows = module.benchmark(options)
+  more = module.details(options) if hasattr(module, 'details') else {}
   result = {
-      'benchmark': name, 'command': command(), 'repeats': _REPEATS.value,
+      'benchmark': name, 'command': command(), 'repeats': repeats,
       'environment': results.environment(), 'config': config.to_dict(),
-      'rows': rows}
+      'rows': rows} | more
   print(f'{name}: {benchmarks.REGISTRY[name]}')
   print(results.describe(result['environment']))
   print(results.table(rows))
@@ -69,11 +80,16 @@ def file_name(name: str) -> str:
   config = flags.FLAGS['config']
   path, _, arguments = config.config_filename.partition(':')
   parts = [name]
-  if pathlib.Path(path).resolve() != pathlib.Path(DEFAULT_CONFIG) or arguments:
+  if pathlib.Path(path).resolve() != ROOT / defaults(name)[0] or arguments:
     parts += [pathlib.Path(path).stem, *arguments.split(',')]
   if config.override_values:
     parts.append('custom')
   return '-'.join(filter(None, parts))
+
+
+def defaults(name: str) -> tuple[str, int]:
+  """A benchmark's config, below the root, and its repeats."""
+  return benchmarks.DEFAULTS.get(name, benchmarks.DEFAULTS[''])
 
 
 def command() -> str:
@@ -84,7 +100,10 @@ def parse_flags(argv):
   """As every program, with a config of our own where none is given."""
   if not any(re.match('--?config(=|$)', word) for word in argv):
     # A default in the flag would be read, and could fail, on import.
-    argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
+    named = [word for word in argv[1:] if word in benchmarks.REGISTRY]
+    path, _ = defaults(named[0] if named else '')
+    variant = QUICK[0] if '--quick' in argv else ''
+    argv = [argv[0], f'--config={ROOT / path}{variant}', *argv[1:]]
   return command_line.parse(argv)
 
 

@@ -31,11 +31,11 @@ class ForcingStepTest(absltest.TestCase):
       rows = forcing_step.benchmark(benchmarks.Options(tiny_config()))
     self.assertEqual([row['part'] for row in rows],
                      [*forcing_step.PARTS, 'step'])
-    self.assertEqual(rows[0]['ratio_to_teacher_forcing_median'], 3)
+    self.assertEqual(rows[0]['ratio_to_teacher_forced_median'], 3)
     self.assertEqual(rows[-1]['teacher_forcing_seconds_median'], 1.25)
     # (4 + 3 / 4) / 1.25 and (6 + 5 / 4) / 1.25.
-    self.assertEqual(rows[-1]['ratio_to_teacher_forcing_min'], 3.8)
-    self.assertEqual(rows[-1]['ratio_to_teacher_forcing_max'], 5.8)
+    self.assertEqual(rows[-1]['ratio_to_teacher_forced_min'], 3.8)
+    self.assertEqual(rows[-1]['ratio_to_teacher_forced_max'], 5.8)
 
   @pytest.mark.slow
   def test_every_part_of_a_step_is_timed(self):
@@ -43,7 +43,7 @@ class ForcingStepTest(absltest.TestCase):
     self.assertLen(rows, 4)
     for row in rows:
       self.assertEqual((row['frames'], row['chunk'], row['steps']), (4, 1, 2))
-      self.assertGreater(row['ratio_to_teacher_forcing_median'], 0)
+      self.assertGreater(row['ratio_to_teacher_forced_median'], 0)
       for name, value in row.items():
         self.assertIsInstance(value, PLAIN, name)
 

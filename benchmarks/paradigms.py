@@ -1,0 +1,226 @@
+"""Why Self Forcing works: one small student, trained in every way, measured.
+
+Each seed is a run of configs/paradigms.py, one process, in
+<workdir>/seed-<n>, which goes on where it stopped. Then every player continues
+the same test clips, of maps that no seed trained on, to several times the
+length that it trained at, and is compared with the true future, frame by frame:
+
+  error    PSNR in dB and LPIPS (AlexNet; needs the extra [metrics])
+  within   the mean of the frames up to the trained length
+  beyond   the mean of the others
+  drift    beyond relative to within: of the squared error, and of LPIPS
+
+Intervals are of 95 % and resample seeds and maps, each with replacement and
+independently (both are crossed: Owen 2007, the pigeonhole bootstrap), so three
+seeds give coarse ones. `hypotheses` has what is claimed and what came of it.
+
+`--repeats` is the number of seeds (3), `--workdir` where they are kept.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import hypotheses
+from worldsim_jax.errors import UserError
+from worldsim_jax.evaluate import clips as clips_lib
+from worldsim_jax.evaluate import image_metrics
+from worldsim_jax.evaluate import lpips
+from worldsim_jax.evaluate import replay
+from worldsim_jax.evaluate import report
+from worldsim_jax.evaluate import subjects
+from worldsim_jax.models import build
+from worldsim_jax.parallel import mesh as meshes
+from worldsim_jax.streaming.world import World
+from worldsim_jax.train import assemble
+from worldsim_jax.train import checkpoints
+from worldsim_jax.train import datasets
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BASE = 'tf'  # whose step is the unit of time
+MANY = 50
+
+
+class Player(NamedTuple):
+  """A network and how it samples.
+
+  Attributes:
+    stage: whose network.
+    steps: many steps of the ODE, or 0 for config.student's few.
+  """
+  stage: str
+  steps: int = 0
+
+
+PLAYERS = {
+    'teacher_50': Player('teacher', MANY),
+    'tf_50': Player('tf', MANY),
+    'df_50': Player('df', MANY),
+    **{name: Player(name) for name in (
+        'tf', 'df', 'tf_dmd', 'df_dmd', 'causvid', 'sf_dmd', 'sf_sid',
+        'sf_gan')},
+}
+COPY = 'copy'
+
+
+def benchmark(options):
+  """A row per player."""
+  scores, seconds = scored(options)
+  trained = trained_frames(options.config)
+  rows = []
+  for name, player in (PLAYERS | {COPY: None}).items():
+    row = {'player': name}
+    for figure in hypotheses.FIGURES:
+      value = hypotheses.estimate(figure, scores, (name,), trained)
+      if value is not None:
+        row |= {figure: value.mean, f'{figure}_low': value.low,
+                f'{figure}_high': value.high}
+    if player:
+      own = [s[player.stage] for s in seconds]
+      row['training_seconds'] = float(np.mean([s['total'] for s in own]))
+      row['step_ratio_to_tf'] = float(np.mean(
+          [s['step'] / base[BASE]['step'] for s, base in zip(own, seconds)]))
+    rows.append(row)
+  return rows
+
+
+def details(options) -> dict:
+  """What was claimed, with its verdict, and the curves of the plot."""
+  scores, seconds = scored(options)
+  trained = trained_frames(options.config)
+  ratios = [s['sf_dmd']['step'] / s[BASE]['step'] for s in seconds]
+  found = hypotheses.verdicts(scores, trained)
+  found.append(hypotheses.of_cost(ratios))
+  curves = {name: {metric: hypotheses.curve(scores, name, metric)
+                   for metric in scores[0][name].metrics}
+            for name in scores[0]}
+  return {'hypotheses': [v._asdict() for v in found], 'curves': curves,
+          'trained_frames': trained, 'seeds': len(scores),
+          'maps': len(set(scores[0][COPY].maps)),
+          'clips': len(scores[0][COPY].maps)}
+
+
+def trained_frames(config) -> int:
+  """New pixel frames of a clip in training."""
+  stride = build.tokenizer(config).time_stride
+  new = config.sf_dmd.clip_frames - config.student.context_frames
+  return new * stride
+
+
+def scored(options):
+  """Trains what is not trained and plays what is not played.
+
+  Returns:
+    (scores, seconds), a dict for each seed: Scores by player, and the seconds
+    of a step and of the training of each stage.
+  """
+  if options.config.stages[-1] != 'sf_gan':
+    raise UserError('paradigms needs configs/paradigms.py, or a variant.')
+  scores, seconds = [], []
+  for seed in range(options.repeats):
+    config = options.config.copy_and_resolve_references()
+    config.seed = seed
+    workdir = pathlib.Path(options.workdir, f'seed-{seed}')
+    train(config, workdir)
+    scores.append(play(config, workdir))
+    seconds.append(training_seconds(config, workdir))
+  return scores, seconds
+
+
+def train(config, workdir: pathlib.Path):
+  """One run, in a process of its own, so that its memory is given back."""
+  if (workdir / 'summary.json').exists():
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / 'run.json'
+  path.write_text(json.dumps(config.to_dict()))
+  done = subprocess.run(
+      [sys.executable, '-m', 'benchmarks.paradigms', str(path), str(workdir)],
+      cwd=ROOT, check=False)
+  if done.returncode:
+    raise UserError(f'{workdir}: the training failed, see above.')
+
+
+def play(config, workdir: pathlib.Path) -> dict[str, hypotheses.Scores]:
+  """What every player scores; kept beside the run as it is found."""
+  clips, found = None, {}
+  for name, player in (PLAYERS | {COPY: None}).items():
+    path = workdir / 'paradigms' / f'{name}.npz'
+    if not path.exists():
+      if clips is None:
+        frames_dir = datasets.frames(config, workdir)
+        given = config.student.context_frames  # The stride is 1.
+        clips = clips_lib.of_test_split(config, frames_dir, given)
+      films = continued(config, workdir, player, clips)
+      _save(path, films, clips)
+    with np.load(path) as file:
+      found[name] = hypotheses.Scores(
+          file['maps'], {key: file[key] for key in file if key != 'maps'})
+  return found
+
+
+def continued(config, workdir, player: Player | None, clips):
+  """A player's films, uint8 [n, horizon, H, W, 3]."""
+  if player is None:
+    return subjects.copy(clips).rgb
+  config = config.copy_and_resolve_references()
+  if player.stage == config.evaluate.teacher:
+    config.evaluate.teacher_steps = player.steps
+    world = _world(config, assemble.tokenizer(workdir), {})
+    _, params = checkpoints.newest_params(
+        workdir / player.stage, player.stage)
+    return replay.teacher_continuation(world, meshes.fetch(params), clips)
+  student = assemble.load(workdir, player.stage)
+  if player.steps:
+    size = 1000 // player.steps
+    config.student.update(dict(
+        step='euler', timesteps=tuple(range(1000, 0, -size))))
+  world = _world(config, student, student.params)
+  return replay.student_continuation(world, clips)
+
+
+def _world(config, like: World, params) -> World:
+  return World(config, params, like.vae_variables, like.starts)
+
+
+def _save(path: pathlib.Path, films, clips):
+  scores = {'psnr': image_metrics.psnr(films, clips.future)}
+  try:
+    scores['lpips'] = lpips.distance(films, clips.future)
+  except UserError as e:
+    print(f'without LPIPS: {e}')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix('.part')
+  with open(part, 'wb') as file:
+    np.savez(file, maps=clips.maps, **scores)
+  part.rename(path)
+
+
+def training_seconds(config, workdir) -> dict[str, dict[str, float]]:
+  """Of each stage: a step (the median) and all its steps, not compilation."""
+  found = {}
+  for name, entries in report.read_metrics(workdir).items():
+    steps = [e['seconds_per_step'] for e in entries if 'seconds_per_step' in e]
+    if name in config.stages and steps:
+      found[name] = {'step': float(np.median(steps)),
+                     'total': float(np.mean(steps)) * config[name].num_steps}
+  return found
+
+
+def main(argv):
+  """The training of one seed."""
+  import ml_collections
+  from worldsim_jax.train import run
+  config = ml_collections.ConfigDict(json.loads(
+      pathlib.Path(argv[1]).read_text()))
+  config.stages = tuple(config.stages)
+  run.train_and_evaluate(config, argv[2])
+
+
+if __name__ == '__main__':
+  from worldsim_jax import command_line
+  command_line.run(main)
