@@ -16,13 +16,14 @@
 #   WORKDIR       of the training, kept to resume from (runs/gpu-doom)
 #   DOOM_CONFIG   what is trained (configs/doom.py)
 #   DOOM_RECORDS  a folder of records to train on, where ViZDoom cannot render
+#   PARADIGMS_RECORDS  the same for the paradigms, of configs/paradigms.py
 #   PYTHON        python3
 #   COMMIT        what results name, where the files came without the repository
 #   ANY_DEVICE=1  goes on without a GPU, for a rehearsal
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(train_step stream train_step_wan stream_wan torch_dit doom)
+STEPS=(train_step stream train_step_wan stream_wan torch_dit paradigms doom)
 BUDGET_S=${BUDGET_S:-1470}
 PYTHON=${PYTHON:-python3}
 RESULTS=${RESULTS:-benchmarks/results}
@@ -53,6 +54,10 @@ describe() {
       limit=150
       command=(env XLA_PYTHON_CLIENT_PREALLOCATE=false "${bench[@]}" torch_dit
         --repeats=30) ;;
+    paradigms)  # What is not finished goes on when it is run again.
+      limit=900 command=("${bench[@]}" paradigms)
+      [[ -z ${PARADIGMS_RECORDS:-} ]] ||
+        command+=("--config.data.records=$PARADIGMS_RECORDS") ;;
     doom)
       limit=$BUDGET_S
       command=("$PYTHON" -m worldsim_jax.main "--config=$DOOM_CONFIG"

@@ -48,15 +48,15 @@ def batch_of(name):
           'actions': dice.normal(size=(*clips, 3)).astype(np.float32)}
 
 
-def run(stage, num_steps, trained=None):
+def run(stage, num_steps, trained=None, batch=None):
   """(parameters before and after every step, metrics of every step)."""
   trained = trained or {}
+  batch = batch or batch_of(stage.name)
   step_fn = train_state.make_train_step(stage.updates, seed=0)
   state = loop.initial_state(stage, trained)
   params, metrics = [jax.tree.map(np.array, state.params)], []
   for step in range(num_steps):
-    state, new = step_fn(
-        state, stage.frozen(trained), batch_of(stage.name))
+    state, new = step_fn(state, stage.frozen(trained), batch)
     params.append(jax.tree.map(np.array, state.params))
     metrics.append(train_state.trained_metrics(
         jax.device_get(new), stage.updates, step))
@@ -67,7 +67,7 @@ def is_equal(one, other):
   return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
-class StagesTest(parameterized.TestCase):
+class FastCompilation(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -80,6 +80,9 @@ class StagesTest(parameterized.TestCase):
   def assertFinite(self, tree):
     for leaf in jax.tree.leaves(tree):
       self.assertTrue(np.isfinite(leaf).all())
+
+
+class StagesTest(FastCompilation):
 
   def test_the_tokenizer_learns_around_the_shortcut_that_was_fitted(self):
     stage = make_stage('tokenizer')
