@@ -25,6 +25,7 @@ SEED = 1
 STREAM = """
 import sys
 import numpy as np
+import pytest
 from worldsim_jax.streaming.export import ExportedWorld
 folder, target, seed = sys.argv[1:]
 world = ExportedWorld(folder)
@@ -59,6 +60,7 @@ def stream_elsewhere(folder):
 
 class ExportTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_another_process_makes_the_same_frames(self):
     world = tiny_world.make()
     session, film = world.stream(seed=SEED), []
