@@ -9,6 +9,7 @@ import sys
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 from tests.streaming.tiny_world import ACTIONS
@@ -25,7 +26,6 @@ SEED = 1
 STREAM = """
 import sys
 import numpy as np
-import pytest
 from worldsim_jax.streaming.export import ExportedWorld
 folder, target, seed = sys.argv[1:]
 world = ExportedWorld(folder)
