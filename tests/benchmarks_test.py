@@ -145,6 +145,7 @@ class StreamTest(absltest.TestCase):
       # Calls of one turn are at most 8 ticks apart, at 100 ticks and later.
       self.assertBetween(row['ratio_to_second_quarter_median'], .9, 1.1)
 
+  @pytest.mark.slow
   def test_a_run_writes_what_was_measured_and_where(self):
     out = self.create_tempdir().full_path
     done = run('stream', SMOKE, '--config.model.num_layers=1', '--repeats=3',

@@ -11,6 +11,7 @@ from absl.testing import parameterized
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pytest
 
 from tests.convert import releases
 from tests.convert.convert_test import contents
@@ -27,6 +28,7 @@ from worldsim_jax.train import assemble
 
 class CommandTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_the_command_converts_there_and_back_or_ends_with_one_line(self):
     root = pathlib.Path(self.create_tempdir().full_path)
     given = releases.self_forcing(root / 'self_forcing.pt')

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pytest
 
 from tests.convert import releases
 from worldsim_jax.convert import files as weight_files
@@ -61,6 +62,7 @@ class ConvertTest(parameterized.TestCase):
     self.assertEqual((back / 'google/umt5-xxl' / tokenizer.name).read_bytes(),
                      tokenizer.read_bytes())
 
+  @pytest.mark.slow
   def test_a_pipeline_of_diffusers_comes_back_bit_by_bit(self):
     given = releases.diffusers(self.root / 'given')
     world = self.convert(given)
@@ -172,6 +174,7 @@ class ConvertTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, 'no first frames'):
       world.stream('a stone room')
 
+  @pytest.mark.slow
   def test_a_prompt_alone_begins_a_stream(self):
     given = releases.wan(self.root / 'given', tiny=True)
     into_world.convert([str(given)], self.world)

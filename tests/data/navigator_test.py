@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
@@ -51,6 +52,7 @@ class NavigatorTest(parameterized.TestCase):
       self.assertGreater(share, 0.01, name)
 
   @parameterized.parameters(*navigator.PLAYERS)
+  @pytest.mark.slow
   def test_the_pace_does_not_depend_on_the_length_of_a_frame(self, policy):
     speeds = []
     for tics in (1, 4, 8):

@@ -85,6 +85,7 @@ class TrainTest(RunTestCase):
 class StopTest(RunTestCase):
 
   @parameterized.parameters(([1], 4), ([0, 1], None))
+  @pytest.mark.slow
   def test_sigterm_saves_one_step_and_another_number_goes_on(
       self, told, resumed_by):
     run = self.start(f'stopped-{resumed_by}', 2, **SLOW)
@@ -106,6 +107,7 @@ class StopTest(RunTestCase):
     self.assertIn(f'resumes at step {step} of 12', ends[0][1])
     self.assertSameRun(run.workdir)
 
+  @pytest.mark.slow
   def test_sigterm_to_one_outside_the_loop_ends_all_at_once(self):
     run = self.start('before', 2, seconds_before=60)
     run.wait_for_start()
@@ -127,6 +129,7 @@ class StopTest(RunTestCase):
 class LossTest(RunTestCase):
 
   @parameterized.parameters((4, 2), (2, 0))
+  @pytest.mark.slow
   def test_a_killed_process_ends_the_others_by_name(self, count, killed):
     run = self.start(f'killed-{killed}', count, **SLOW)
     run.wait_for_step(5)  # After the first checkpoint.
@@ -142,6 +145,7 @@ class LossTest(RunTestCase):
     self.assertEnds(resumed.end(), 0)
     self.assertSameRun(run.workdir)
 
+  @pytest.mark.slow
   def test_one_that_fails_gives_its_reason_to_the_others(self):
     run = self.start('failed', 2, fails=[1, 6])
     zero, one = run.end()
@@ -149,6 +153,7 @@ class LossTest(RunTestCase):
     self.assertEnds(
         [zero], BAD, 'process 0: process 1 ended: the disk of this host is')
 
+  @pytest.mark.slow
   def test_a_host_that_does_not_come_is_told_of(self):
     run = self.start('alone', 2, started=1, start=dict(connect_seconds=5))
     self.assertEnds(run.end(), LOST, 'not all of 2 processes came to localhost')

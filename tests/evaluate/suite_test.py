@@ -79,6 +79,7 @@ class SuiteTest(parameterized.TestCase):
     self.written = pathlib.Path(self.create_tempdir().full_path)
     return self.written
 
+  @pytest.mark.slow
   def test_every_number_has_its_interval_and_sample(self):
     summary, folder = of_noise()
     values = [name for name in summary if f'{name}_n' in summary]
@@ -108,6 +109,7 @@ class SuiteTest(parameterized.TestCase):
     self.assertEqual(first, read(0))
     self.assertNotEqual(first, read(1))
 
+  @pytest.mark.slow
   def test_a_map_that_is_not_there_is_named_and_the_clips_are_measured(self):
     summary, _ = evaluated(
         'copy', sections=('fidelity', 'drift', 'memory', 'following'),

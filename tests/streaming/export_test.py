@@ -9,6 +9,7 @@ import sys
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 from tests.streaming.tiny_world import ACTIONS
@@ -59,6 +60,7 @@ def stream_elsewhere(folder):
 
 class ExportTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_another_process_makes_the_same_frames(self):
     world = tiny_world.make()
     session, film = world.stream(seed=SEED), []

@@ -43,6 +43,7 @@ def film():
 
 class WanVAEWorldTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_streamed_frames_are_those_of_the_whole_sequence(self):
     self.assertEqual(world().context_frames, 1 + 2 * (3 - 1))
     self.assertEqual(world().frames_per_step, 2)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from configs import quickstart
 from worldsim_jax.data import pipeline
@@ -144,6 +145,7 @@ class LoopTest(parameterized.TestCase):
   def folder(self):
     return epath.Path(self.create_tempdir().full_path)
 
+  @pytest.mark.slow
   def test_a_run_that_was_interrupted_ends_as_one_that_was_not(self):
     whole, parts = self.folder(), self.folder()
     expected = self.train(whole)

@@ -151,6 +151,7 @@ class RecordTest(absltest.TestCase):
     self.assertNotIn('rgb', source.shapes)
     self.assertIn('6 records in', self.told.getvalue())
 
+  @pytest.mark.slow
   def test_wans_tokenizer_records_too_and_its_set_is_of_its_kind_only(self):
     self.tokenizer += '_of_wan'  # A world, as a converted one is.
     files.save(wan_vae_world(), self.tokenizer)

@@ -5,6 +5,7 @@ import functools
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 
 from benchmarks import train_step
 from tests.streaming import tiny_world
@@ -61,6 +62,7 @@ class SizesTest(absltest.TestCase):
       self.assertEqual((model.dim, model.num_layers), (dim, layers), name)
     self.assertEqual(build.student(config()).model.dim, 32)
 
+  @pytest.mark.slow
   def test_three_sizes_train_in_one_program_on_a_mesh(self):
     stage, mesh = make('self_forcing'), meshes.make_mesh(
         {'fsdp': 2, 'tensor': 2}, jax.devices()[:4])
