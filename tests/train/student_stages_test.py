@@ -44,6 +44,7 @@ def run(name, stage_config, trained, num_steps=1):
   config = stages_test.config()
   config[name] = stage_config.copy_and_resolve_references()
   config[name].update(SMALL)
+  config.student.window = 3
   for network in (config[name], config[name].get('critic')):
     if network:
       network.optimizer.warmup_steps = 1
