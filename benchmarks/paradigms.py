@@ -196,7 +196,7 @@ def _save(path: pathlib.Path, films, clips):
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix('.part')
   with open(part, 'wb') as file:
-    np.savez(file, maps=clips.maps, **scores)
+    np.savez(file, maps=np.asarray(clips.maps, str), **scores)
   part.rename(path)
 
 
@@ -213,8 +213,10 @@ def training_seconds(config, workdir) -> dict[str, dict[str, float]]:
 
 def main(argv):
   """The training of one seed."""
+  from absl import logging
   import ml_collections
   from worldsim_jax.train import run
+  logging.set_verbosity(logging.WARNING)  # JAX tells what backends it lacks.
   config = ml_collections.ConfigDict(json.loads(
       pathlib.Path(argv[1]).read_text()))
   config.stages = tuple(config.stages)
