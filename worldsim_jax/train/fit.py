@@ -247,7 +247,7 @@ def _warnings(program, config, mesh):
   for name in config.stages:
     if config[name].paradigm == 'tokenizer':
       continue
-    heads = build.for_network(config, name).model.num_heads
+    heads = build.num_heads(build.for_network(config, name))
     tensor, context = sizes['tensor'], sizes['context']
     if heads % tensor:
       yield (f'{heads} heads of {name} do not divide by mesh.tensor={tensor}: '
@@ -309,7 +309,7 @@ def meshes_to_try(config, chip, devices, names):
       validation.check_mesh(other, devices)
     except UserError:
       continue
-    heads = build.student(other).model.num_heads
+    heads = build.num_heads(build.student(other))
     if heads % tensor or heads // tensor % context:
       continue
     mesh = meshes.make_mesh(other.mesh, devices)

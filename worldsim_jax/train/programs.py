@@ -107,9 +107,10 @@ def stage_of(name, config):
 
 
 def counted_config(config):
-  """With attention written out in products that can be counted."""
+  """With attention, if any, written out in products that can be counted."""
   counted = config.copy_and_resolve_references()
-  counted.model.attention = 'xla'
+  if not build.is_recurrent(config):
+    counted.model.attention = 'xla'
   return counted
 
 
@@ -209,6 +210,8 @@ def _session(mesh, session):
   """The cache lies as `layout` says, everything else is small and copied."""
   whole = _whole(mesh, session)
   cache = session.video.cache
+  if not isinstance(cache, kv_cache.KVCache):
+    return whole
   with jax.set_mesh(mesh):
     sharding = NamedSharding(mesh, layout.cache_spec(cache.k.shape))
   k, v = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
