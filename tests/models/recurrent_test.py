@@ -96,6 +96,17 @@ class SequenceTest(parameterized.TestCase):
     self.assertGreater(np.abs(first(later) - first(other)).max(), 1e-3)
 
 
+class ConvolutionTest(absltest.TestCase):
+
+  def test_products_are_the_convolution(self):
+    x, kernel = draw(2, 3, 5, C), draw(3, 3, C, 4, seed=1)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    # Sums of 27 products.
+    np.testing.assert_allclose(
+        recurrent.convolve(x, kernel), expected, atol=1e-5)
+
+
 class ConditioningTest(parameterized.TestCase):
 
   @parameterized.parameters(

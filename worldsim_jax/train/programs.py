@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import jax.numpy as jnp
 
+from worldsim_jax.attention import kv_cache
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
