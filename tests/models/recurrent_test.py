@@ -98,6 +98,28 @@ class SequenceTest(parameterized.TestCase):
 
 class ConvolutionTest(absltest.TestCase):
 
+  def test_a_step_is_that_of_a_convolutional_gru(self):
+    module = recurrent.Transition(MODEL.dim, jnp.float32)
+    z, e = draw(B, H, W, MODEL.dim), draw(B, H, W, MODEL.dim, seed=1)
+    told, own = draw(B, MODEL.dim, seed=2), params()['transition']
+    _, found = module.apply({'params': own}, z, (e, told))
+
+    def conv(name, x):
+      return own[name]['bias'] + jax.lax.conv_general_dilated(
+          x, own[name]['kernel'], (1, 1), 'SAME',
+          dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    u = recurrent.Block(MODEL.dim, jnp.float32).apply(
+        {'params': own['block']}, e + conv('past', z), told)
+    n_r, n_s, n_n = np.split(conv('gates_input', u), 3, axis=-1)
+    p_r, p_s, p_n = np.split(conv('gates_state', z), 3, axis=-1)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    g = sigmoid(n_s + p_s)
+    expected = g * z + (1 - g) * np.tanh(n_n + sigmoid(n_r + p_r) * p_n)
+    # Sums of 72 products, values near 1.
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
   def test_products_are_the_convolution(self):
     x, kernel = draw(2, 3, 5, C), draw(3, 3, C, 4, seed=1)
     expected = jax.lax.conv_general_dilated(

@@ -12,8 +12,8 @@ from benchmarks.timing import compilations
 from tests.streaming import tiny_world
 from tests.streaming import world_test
 from tests.streaming.tiny_world import ACTIONS
-from worldsim_jax.errors import UserError
 from worldsim_jax.convert import out_of_world
+from worldsim_jax.errors import UserError
 from worldsim_jax.streaming import export
 from worldsim_jax.streaming import files
 

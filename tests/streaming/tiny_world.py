@@ -38,7 +38,7 @@ def recurrent_config():
   small = config()
   small.model = ml_collections.ConfigDict(dict(
       kind='recurrent', dim=16, num_layers=1, freq_dim=32, image=True,
-      coordinates=True, parameterization='residual', residual_std=2.))
+      coordinates=True, parameterization='residual', residual_std=1.3))
   return small
 
 
