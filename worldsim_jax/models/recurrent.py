@@ -303,8 +303,8 @@ def convolve(x_NHWC, kernel, *args, **kwargs):
   """jax.lax.conv_general_dilated, for kernels of 3x3 and no strides.
 
   XLA's convolutions are slow on a CPU within a loop: on two busy cores, a
-  gradient of 8 clips of 8 frames of 12x16 latent pixels and 64 channels took 3.9
-  to 5.1 s, and with products 0.7 to 0.8 s.
+  gradient of 8 clips of 8 frames of 12x16 latent pixels and 64 channels took
+  3.9 to 5.1 s, and with products 0.7 to 0.8 s.
   """
   if layout.platform() != 'cpu':
     return jax.lax.conv_general_dilated(x_NHWC, kernel, *args, **kwargs)
