@@ -64,6 +64,45 @@ class BuildTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, said):
       build.tokenizer(smoke(**{key: value}))
 
+  @parameterized.parameters(
+      ('kind', 'rnn', "config.model.kind='rnn' is not one of .*'recurrent'"),
+      ('kind', 'recurrent', "config.model.attention is no field of config."
+       "model.kind='recurrent'; another kind replaces all of config.model"))
+  def test_a_network_that_is_none_names_the_key(self, key, value, said):
+    config = smoke()
+    config.model[key] = value
+    with self.assertRaisesRegex(ValueError, said):
+      build.transformer(config)
+
+  def test_configs_from_before_there_were_networks_have_the_transformer(self):
+    older, config = smoke(), smoke()
+    if 'kind' in older.model:
+      del older.model.kind
+    config.model.kind = 'transformer'
+    self.assertEqual(build.transformer(config), build.transformer(older))
+    self.assertFalse(build.is_recurrent(older))
+
+  def test_a_recurrent_network_has_a_state_of_the_latents_size(self):
+    config = smoke()
+    heads = build.num_heads(config)
+    config.model = ml_collections.ConfigDict(dict(kind='recurrent', dim=8))
+    (height, width), state = build.latent_size(config), build.new_cache(
+        config, batch=3, num_slots=100)
+    self.assertEqual(state.z.shape, (3, height, width, 8))
+    self.assertEqual(build.tokens_per_frame(config), height * width)
+    self.assertEqual((heads, build.num_heads(config)), (2, 1))
+
+    def one_pass():
+      inputs = build.example_inputs(config, batch=3, frames=2)
+      v, _ = build.transformer(config).init_with_output(
+          jax.random.key(0), *inputs, None, state)
+      return inputs[0], state.append(v[1]), v[0]
+
+    x, after, v = jax.eval_shape(one_pass)
+    self.assertEqual(jax.tree.map(jnp.shape, after),
+                     jax.tree.map(jnp.shape, state))
+    self.assertEqual(v.shape, x.shape)
+
   @parameterized.parameters(((1,), 3), ((2,), 6))
   def test_a_latent_frame_is_told_the_actions_of_all_its_frames(
       self, strides, components):

@@ -10,6 +10,7 @@ import numpy as np
 
 from worldsim_jax.models import discriminator
 from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.recurrent import RecurrentDenoiser
 from worldsim_jax.models.transformer import VideoTransformer
 
 B, F, H, W, C = 2, 3, 2, 3, 3
@@ -141,6 +142,10 @@ class DiscriminatorTest(parameterized.TestCase):
   )
   def test_layers_are_wan_s_scaled_to_the_depth(self, depth, layers):
     self.assertEqual(discriminator.read_layers(depth), layers)
+
+  def test_a_recurrent_model_has_no_layers_to_read(self):
+    with self.assertRaisesRegex(ValueError, 'config.model.kind must be'):
+      discriminator.heads(RecurrentDenoiser(dim=8))
 
   @parameterized.parameters(
       (dict(layers=(0, 3)), r'layers=\(0, 3\) .*num_layers=3.*config'),

@@ -33,6 +33,15 @@ def config(**changes):
   return small
 
 
+def recurrent_config():
+  """With a state in place of a window."""
+  small = config()
+  small.model = ml_collections.ConfigDict(dict(
+      kind='recurrent', dim=16, num_layers=1, freq_dim=32, image=True,
+      coordinates=True, parameterization='residual', residual_std=1.3))
+  return small
+
+
 def wan_vae_config():
   """With Wan's tokenizer; a latent stands for two frames, but for the first."""
   small = config(student=dict(context_frames=3))

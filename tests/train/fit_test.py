@@ -59,6 +59,10 @@ class FitTest(parameterized.TestCase):
     self.assertGreater(found.flops, 0)
     self.assertGreater(found.costs.memory_bytes, 0)
 
+  def test_a_stream_of_a_recurrent_model_is_counted_likewise(self):
+    found = fit_of('stream', tiny_world.recurrent_config())
+    self.assertGreater(found.flops, 0)
+
   @pytest.mark.slow
   def test_the_caches_of_wans_tokenizer_are_counted_where_they_are(self):
     small = tiny_world.wan_vae_config()
@@ -142,6 +146,15 @@ class WarningsTest(absltest.TestCase):
                   self.warnings(tensor=8))
     self.assertIn('12 heads of teacher do not divide by mesh.context=8',
                   self.warnings(context=8))
+
+  def test_a_recurrent_stream_is_not_split_within_a_frame(self):
+    small = tiny_world.recurrent_config()
+    small.mesh.update(dict(data=1, context=2))
+    mesh = meshes.make_mesh(small.mesh, jax.devices()[:2])
+    said = ' '.join(fit._warnings(
+        programs.make('stream', small, mesh), small, mesh))
+    self.assertIn('teacher is recurrent: chips of mesh.tensor and mesh', said)
+    self.assertNotIn('heads', said)
 
   def test_four_are_fine(self):
     self.assertEmpty(self.warnings(tensor=2, context=2))

@@ -56,6 +56,14 @@ class KVCache:
   def num_slots(self) -> int:
     return self.position.shape[0]
 
+  @property
+  def batch(self) -> int:
+    return self.k.shape[1]
+
+  def holds(self, num_frames: int) -> bool:
+    """Whether nothing of a video of that length has been overwritten."""
+    return num_frames <= self.num_slots
+
   def append(self, new: KeyValues) -> 'KVCache':
     """Returns the cache with F more frames; the oldest unpinned ones go.
 

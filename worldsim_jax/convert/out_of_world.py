@@ -63,6 +63,10 @@ def convert(source, target, format_: str):
   if target.exists() and (not target.is_dir() or list(target.iterdir())):
     raise UserError(f'--target={target} is there already; it is left as it is')
   world = files.stored(source)
+  if world.variables['student'] and build.is_recurrent(
+      build.student(world.config)):
+    raise UserError(f'{source} has a recurrent network (config.model.kind), '
+                    'which no other format knows: keep it as a world')
   write = _write_folder
   if format_ == 'self_forcing':
     write = _write_self_forcing

@@ -81,16 +81,17 @@ def all_at_once(velocity_fn, cotangent_BFHWC, params, x_BFHWC, sigma_BF,
 
 
 def chunk_by_chunk(velocity_fn, cotangent_BFHWC, params, x_BFHWC, sigma_BF,
-                   conditioning, cache: kv_cache.KVCache,
-                   chunks: kv_cache.KeyValues):
+                   conditioning, cache, chunks):
   """The same, for a cache that rolls on while the frames are made.
 
   Args:
-    cache: as it was before the first of these frames.
-    chunks: what was written after each chunk, [chunks, L, B, chunk, N, H, D].
+    cache: as it was before the first of these frames; a KVCache, or the state
+      of a recurrent model, which is forgotten at every frame.
+    chunks: what was written after each chunk: its updates, stacked.
     (others: as above)
   """
-  num_chunks, _, _, size = chunks.k.shape[:4]
+  num_chunks = len(jax.tree.leaves(chunks)[0])
+  size = x_BFHWC.shape[1] // num_chunks
 
   def add_chunk(carry, inputs):
     cache, total = carry

@@ -21,7 +21,10 @@ values are written into the cache. Gradients:
     code lets it leak through the cache.)
 
 A cache that is shorter than the video rolls on in training as it does in
-streaming: it is the same function that makes the chunks.
+streaming: it is the same function that makes the chunks. For a recurrent model
+(models/recurrent.py) the cache is its state, one latent: every pass over a
+chunk begins with the state before it, and only that over the clean chunk moves
+it on. Nothing grows with the video, and the state never holds all of it.
 """
 
 import functools
@@ -40,6 +43,7 @@ from worldsim_jax.diffusion import samplers
 from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import exit_pass
 from worldsim_jax.models import build
+from worldsim_jax.models import recurrent
 from worldsim_jax.models.conditioning import Conditioning
 
 STEPS = ('renoise', 'euler')
@@ -80,7 +84,7 @@ def of_config(config) -> Sampling:
 @flax.struct.dataclass
 class RolloutState:
   """A video in progress: its cache, and its latest frame [B, H, W, C]."""
-  cache: kv_cache.KVCache
+  cache: kv_cache.KVCache | recurrent.RecurrentState
   last_frame: jax.Array
 
 
@@ -88,7 +92,7 @@ class _Chunk(NamedTuple):
   """A chunk, what its exit step denoised, and what was written to the cache."""
   x0: jax.Array
   noisy: jax.Array
-  kv: kv_cache.KeyValues
+  kv: kv_cache.KeyValues | recurrent.States
 
 
 def mean_passes(sampling: Sampling) -> float:
@@ -235,7 +239,7 @@ def rollout(velocity_fn, params, state: RolloutState, noise_BFHWC,
   early = noise_BFHWC[:, :0]
   if first:
     state, (early, *_) = make(state, 0, first)
-  before, rolls = state.cache, given + num_frames > state.cache.num_slots
+  before, rolls = state.cache, not state.cache.holds(given + num_frames)
   state, (video, noisy, image, kv) = make(state, first, num_chunks, rolls)
   conditioning = conditioning.frames(first * chunk, video.shape[1]).with_image(
       image, jnp.ones(image.shape[:2]))
@@ -259,7 +263,7 @@ def _make_chunks(velocity_fn, params, noise_BFHWC, conditioning, sampling,
 
   Returns:
     The state after them, and (video, what the exit steps denoised, images), all
-    [B, F, H, W, C], with KeyValues [chunks, L, B, chunk, N, H, D] or None.
+    [B, F, H, W, C], with each chunk's update of the cache, stacked, or None.
   """
   size = sampling.chunk
 
@@ -324,7 +328,7 @@ def _check_exit_step(exit_step, sampling, num_chunks: int | None):
 
 
 def _check_batch(cache, sampling, batch: int):
-  found, wanted = cache.k.shape[1], cache_batch(sampling, batch)
+  found, wanted = cache.batch, cache_batch(sampling, batch)
   if found != wanted:
     raise ValueError(
         f'a cache for {found} videos was given for {batch}; with guidance_scale'

@@ -8,14 +8,19 @@ import numpy as np
 
 from worldsim_jax.attention import kv_cache
 from worldsim_jax.diffusion import flow
+from worldsim_jax.models import recurrent
 from worldsim_jax.models.conditioning import Conditioning
+from worldsim_jax.models.recurrent import RecurrentDenoiser
 from worldsim_jax.models.tiny_vae import TinyVAE
 from worldsim_jax.models.transformer import VideoTransformer
 from worldsim_jax.models.wan_vae import WanVAE
 
 NUM_ACTIONS = 3  # forward, strafe, turn
 TOKENIZERS = {'taehv': TinyVAE, 'wan': WanVAE}  # by config.vae.kind
-DEFAULT_KIND = 'taehv'  # Worlds from before there was another name none.
+NETWORKS = {  # By config.model.kind.
+    'transformer': VideoTransformer, 'recurrent': RecurrentDenoiser}
+# Worlds from before there were others name none.
+DEFAULT_KIND, DEFAULT_NETWORK = 'taehv', 'transformer'
 
 
 def for_network(config, name: str):
@@ -39,13 +44,23 @@ def student(config):
   return for_network(config, config.stages[-1]) if config.stages else config
 
 
-def transformer(config) -> VideoTransformer:
-  """The transformer of config.model, sized to config.vae's latents."""
+def transformer(config) -> VideoTransformer | RecurrentDenoiser:
+  """The denoiser of config.model, sized to config.vae's latents.
+
+  Raises:
+    ValueError: for a kind that there is not, or a field that it has not.
+  """
   vae = tokenizer(config)
+  module, fields = _module(config, 'model', NETWORKS, DEFAULT_NETWORK)
   actions = NUM_ACTIONS * vae.time_stride if config.data.actions else 0
-  return VideoTransformer(
+  return module(
       latent_channels=vae.latent_channels, action_dim=actions,
-      text_dim=config.text.dim, **_fields(config.model))
+      text_dim=config.text.dim, **fields)
+
+
+def is_recurrent(config) -> bool:
+  """Whether the network of config.model has a state instead of a window."""
+  return config.model.get('kind', DEFAULT_NETWORK) == 'recurrent'
 
 
 def tokenizer(config) -> TinyVAE | WanVAE:
@@ -54,17 +69,7 @@ def tokenizer(config) -> TinyVAE | WanVAE:
   Raises:
     ValueError: for a kind that there is not, or a field that it has not.
   """
-  fields = _fields(config.vae)
-  kind = fields.pop('kind', DEFAULT_KIND)
-  if kind not in TOKENIZERS:
-    raise ValueError(
-        f'config.vae.kind={kind!r} is not one of {tuple(TOKENIZERS)}.')
-  module = TOKENIZERS[kind]
-  unknown = sorted(fields.keys() - set(_names(module)))
-  if unknown:
-    raise ValueError(
-        f'config.vae.{unknown[0]} is no field of config.vae.kind={kind!r}; '
-        'another kind replaces all of config.vae (configs/base.py).')
+  module, fields = _module(config, 'vae', TOKENIZERS, DEFAULT_KIND)
   return module(**fields)
 
 
@@ -83,7 +88,7 @@ def latent_size(config) -> tuple[int, int]:
   """
   size = (config.data.height, config.data.width)
   divisor = tokenizer(config).space_stride
-  patch = tuple(config.model.patch)
+  patch = _patch(config)
   for name, pixels, p in zip(('height', 'width'), size, patch):
     if pixels % (divisor * p):
       raise ValueError(
@@ -94,11 +99,17 @@ def latent_size(config) -> tuple[int, int]:
 
 def tokens_per_frame(config) -> int:
   height, width = latent_size(config)
-  return height * width // (config.model.patch[0] * config.model.patch[1])
+  patch = _patch(config)
+  return height * width // (patch[0] * patch[1])
+
+
+def num_heads(config) -> int:
+  """Parts into which attention can be split; 1 for a network without."""
+  return config.model.get('num_heads', 1)
 
 
 def example_inputs(config, batch: int = 1, frames: int = 1):
-  """(x, timesteps, conditioning) of zeros, to initialise a transformer."""
+  """(x, timesteps, conditioning) of zeros, to initialise a denoiser."""
   model, size = transformer(config), latent_size(config)
   x = jnp.zeros((batch, frames, *size, model.latent_channels))
   conditioning = Conditioning(
@@ -110,8 +121,15 @@ def example_inputs(config, batch: int = 1, frames: int = 1):
 
 
 def new_cache(config, batch: int, num_slots: int | None = None):
-  """An empty KV cache as config.student describes it, or with more slots."""
+  """An empty KV cache as config.student describes it, or with more slots.
+
+  Of a recurrent model: its state before the first frame, whatever the slots.
+  """
   model, student = config.model, config.student
+  if is_recurrent(config):
+    height, width = latent_size(config)
+    return recurrent.empty(
+        batch=batch, height=height, width=width, dim=model.dim)
   return kv_cache.empty(
       num_layers=model.num_layers, batch=batch,
       num_slots=num_slots or student.window + student.sink,
@@ -125,9 +143,30 @@ def student_sigmas(config) -> np.ndarray:
       tuple(config.student.timesteps), config.student.shift)
 
 
-def velocity_fn(model: VideoTransformer):
+def velocity_fn(model: VideoTransformer | RecurrentDenoiser):
   """(params, x, timesteps, conditioning, context=None, cache=None) -> model."""
   return lambda params, *args: model.apply({'params': params}, *args)
+
+
+def _module(config, part: str, kinds: Mapping, default: str):
+  """The class that config.<part>.kind names, and its fields there."""
+  fields = _fields(config[part])
+  kind = fields.pop('kind', default)
+  if kind not in kinds:
+    raise ValueError(
+        f'config.{part}.kind={kind!r} is not one of {tuple(kinds)}.')
+  unknown = sorted(fields.keys() - set(_names(kinds[kind])))
+  if unknown:
+    raise ValueError(
+        f'config.{part}.{unknown[0]} is no field of config.{part}.kind='
+        f'{kind!r}; another kind replaces all of config.{part} '
+        '(configs/base.py).')
+  return kinds[kind], fields
+
+
+def _patch(config) -> tuple[int, int]:
+  """Latent pixels of a token: one, for a network that has no tokens."""
+  return tuple(config.model.get('patch', (1, 1)))
 
 
 def _names(module) -> list[str]:

@@ -48,6 +48,31 @@ class Conditioning:
         actions_mask=_known(self.actions, self.actions_mask),
         image_mask=_known(self.image, self.image_mask))
 
+  def completed(self, x_BFHWC, *, text_dim: int, action_dim: int,
+                image: bool) -> 'Conditioning':
+    """Streams that a model has and the caller left out become unknown."""
+    full, (batch, frames) = self.with_masks(), x_BFHWC.shape[:2]
+    unknown = jnp.zeros((batch, frames))
+    if text_dim and full.text is None:
+      full = full.replace(text=jnp.zeros((batch, 1, text_dim)))
+    if action_dim and full.actions is None:
+      full = full.replace(
+          actions=jnp.zeros((batch, frames, action_dim)), actions_mask=unknown)
+    if image and full.image is None:
+      full = full.with_image(jnp.zeros_like(x_BFHWC), unknown)
+    return full
+
+  def known_image(self):
+    """The image stream, zero where it is unknown; None for models without."""
+    if self.image is None:
+      return None
+    known = self.image_mask[:, :, None, None, None] > 0
+    return jnp.where(known, self.image, 0.)
+
+  def known_actions(self):
+    """The actions [B, F, A], zero where they are unknown."""
+    return jnp.where(self.actions_mask[..., None] > 0, self.actions, 0.)
+
   def frames(self, start, size: int) -> 'Conditioning':
     """The conditioning of frames start .. start+size-1; start may be traced."""
     return self._map_frames(

@@ -107,8 +107,13 @@ def heads(model: transformer.VideoTransformer, **changes) -> Heads:
   """Heads for a transformer, of its width, unless fields are given.
 
   Raises:
-    ValueError: for a field that there is not, or layers that the model has not.
+    ValueError: for a field that there is not, layers that the model has not, or
+      a model without layers.
   """
+  if not isinstance(model, transformer.VideoTransformer):
+    raise ValueError(
+        "a discriminator reads layers of a transformer: a critic's "
+        f"config.model.kind must be 'transformer', not {type(model).__name__}.")
   fields: dict[str, Any] = dict(
       layers=read_layers(model.num_layers), width=model.dim,
       num_heads=model.num_heads, ffn_dim=model.ffn_dim, dtype=model.dtype,

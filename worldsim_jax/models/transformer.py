@@ -156,7 +156,7 @@ class VideoTransformer(nn.Module):
     grid = (height // self.patch[0], width // self.patch[1])
     dtype = jnp.dtype(self.dtype)
 
-    residual_args = (_known_image(conditioning),
+    residual_args = (conditioning.known_image(),
                      timesteps_BF / flow.NUM_TIMESTEPS, self.residual_std)
     is_residual = self.parameterization == 'residual'
     chex.assert_rank(timesteps_BF, 2 if is_residual else {2, 3})
@@ -210,23 +210,16 @@ class VideoTransformer(nn.Module):
 
   def _complete(self, conditioning, x_BFHWC) -> Conditioning:
     """Streams that the caller leaves out become unknown; masks are explicit."""
-    full = conditioning.with_masks()
-    batch, frames = x_BFHWC.shape[:2]
-    unknown = jnp.zeros((batch, frames))
-    if self.text_dim and full.text is None:
-      full = full.replace(text=jnp.zeros((batch, 1, self.text_dim)))
+    full = conditioning.completed(
+        x_BFHWC, text_dim=self.text_dim, action_dim=self.action_dim,
+        image=self.image)
+    batch = len(x_BFHWC)
     if self.clip_dim and full.clip is None:
       tokens = self.clip_positions or 1
       full = full.replace(clip=jnp.zeros((batch, tokens, self.clip_dim)))
     if self.concatenated_channels and full.concatenated is None:
       full = full.replace(concatenated=jnp.zeros(
           (*x_BFHWC.shape[:-1], self.concatenated_channels)))
-    if self.action_dim and full.actions is None:
-      full = full.replace(
-          actions=jnp.zeros((batch, frames, self.action_dim)),
-          actions_mask=unknown)
-    if self.image and full.image is None:
-      full = full.replace(image=jnp.zeros_like(x_BFHWC), image_mask=unknown)
     return full
 
   def _layers(self, static_mask, return_kv: bool, return_tokens: bool):
@@ -261,7 +254,7 @@ class VideoTransformer(nn.Module):
   def _action_embedding(self, conditioning):
     chex.assert_axis_dimension(conditioning.actions, 2, self.action_dim)
     actions = jnp.concatenate([
-        _known_actions(conditioning), conditioning.actions_mask[..., None]],
+        conditioning.known_actions(), conditioning.actions_mask[..., None]],
         axis=-1)
     hidden = nn.silu(nn.Dense(self.dim, name='action_embedding_0')(actions))
     return nn.Dense(self.dim, kernel_init=nn.initializers.zeros,
@@ -270,16 +263,16 @@ class VideoTransformer(nn.Module):
   def _image_tokens(self, conditioning):
     if not self.image:
       return 0.
-    image = _known_image(conditioning)
+    image = conditioning.known_image()
     known = jnp.broadcast_to(
         conditioning.image_mask[:, :, None, None, None], (*image.shape[:-1], 1))
     channels = [image, known]
     if self.coordinates:
-      channels += _coordinates(image)
+      channels += coordinates(image)
     patches = patchify(
         jnp.concatenate(channels, axis=-1), self.patch, self.image_halo)
     if self.steered and self.action_dim:  # Eq. (1), as one product.
-      a = _known_actions(conditioning)[:, :, None]
+      a = conditioning.known_actions()[:, :, None]
       patches = jnp.concatenate([patches] + [
           a[..., i:i + 1] * patches for i in range(self.action_dim)], axis=-1)
     return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
@@ -340,21 +333,7 @@ def _speaks_of(context, cache) -> bool:
   return len(context.mask[0]) == cache.num_slots + len(context.mask)
 
 
-def _known_image(conditioning):
-  """The image stream, zero where it is unknown; None for models without."""
-  if conditioning.image is None:
-    return None
-  known = conditioning.image_mask[:, :, None, None, None] > 0
-  return jnp.where(known, conditioning.image, 0.)
-
-
-def _known_actions(conditioning):
-  """The actions [B, F, A], zero where they are unknown."""
-  known = conditioning.actions_mask[..., None] > 0
-  return jnp.where(known, conditioning.actions, 0.)
-
-
-def _coordinates(like_BFHWC):
+def coordinates(like_BFHWC):
   """Row and column of each latent pixel, -1 to 1: two [B, F, H, W, 1]."""
   shape = (*like_BFHWC.shape[:-1], 1)
   row, column = (jnp.linspace(-1., 1., size) for size in shape[2:4])

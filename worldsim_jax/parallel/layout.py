@@ -37,9 +37,9 @@ PARAMETERS = (
     (r'ffn_2/kernel$', _ROW),
     (r'time_projection_1/kernel$', _COLUMN),  # The widest of the small ones.
     (r'(embedding|projection|head)\w*/kernel$', ('fsdp', None)),
-    # Tokenizers are small, and a convolution of pixels whose kernel is split
-    # makes XLA split its channels and gather the batch: 235 GiB instead of 31.
-    (r'(encoder|decoder)/.*kernel$', ()),
+    # Networks of convolutions are small, and where a kernel is split XLA splits
+    # its channels and gathers the batch of pixels: 235 GiB instead of 31.
+    (r'(encoder|decoder|transition)/.*kernel$', ()),
     (r'kernel$', (None, 'fsdp')),
 )
 _MESH_AXES = {'fsdp': ('fsdp', 'context'), 'tensor': ('tensor',), None: ()}

@@ -257,7 +257,8 @@ class World:
     Args:
       frames_BPHWC: uint8, the first frames of each video: context_frames of
         them, as the student was trained, or another number of whole chunks of
-        latent frames, which the cache must have room for.
+        latent frames, which the cache must have room for; a recurrent model
+        has room for any.
       actions_BPA: physical units, for given and new frames: actions[:, p] leads
         to frame p. The new frames are a multiple of frames_per_step.
       prompts: one per video, for models with text.
@@ -283,6 +284,8 @@ class World:
     student, stride = self.config.student, self.vae.time_stride
     latent_frames, rest = divmod(pixel_frames + stride - 1, stride)
     room = student.window
+    if build.is_recurrent(self._own_config):
+      room = latent_frames  # Any past is one state.
     if rest or latent_frames % student.chunk or latent_frames > room:
       raise ValueError(
           f'a stream cannot go on from {pixel_frames} frames: they must be '

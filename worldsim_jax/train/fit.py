@@ -247,9 +247,14 @@ def _warnings(program, config, mesh):
   for name in config.stages:
     if config[name].paradigm == 'tokenizer':
       continue
-    heads = build.for_network(config, name).model.num_heads
+    own = build.for_network(config, name)
+    heads = build.num_heads(own)
     tensor, context = sizes['tensor'], sizes['context']
-    if heads % tensor:
+    if build.is_recurrent(own):
+      if tensor * context > 1:
+        yield (f'{name} is recurrent: chips of mesh.tensor and mesh.context '
+               'repeat the same work')
+    elif heads % tensor:
       yield (f'{heads} heads of {name} do not divide by mesh.tensor={tensor}: '
              'every chip of that axis computes all of them')
     elif (heads // tensor) % context:
@@ -309,7 +314,7 @@ def meshes_to_try(config, chip, devices, names):
       validation.check_mesh(other, devices)
     except UserError:
       continue
-    heads = build.student(other).model.num_heads
+    heads = build.num_heads(build.student(other))
     if heads % tensor or heads // tensor % context:
       continue
     mesh = meshes.make_mesh(other.mesh, devices)

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import jax.numpy as jnp
 
+from worldsim_jax.attention import kv_cache
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
@@ -107,9 +108,10 @@ def stage_of(name, config):
 
 
 def counted_config(config):
-  """With attention written out in products that can be counted."""
+  """With attention, if any, written out in products that can be counted."""
   counted = config.copy_and_resolve_references()
-  counted.model.attention = 'xla'
+  if not build.is_recurrent(config):
+    counted.model.attention = 'xla'
   return counted
 
 
@@ -209,6 +211,8 @@ def _session(mesh, session):
   """The cache lies as `layout` says, everything else is small and copied."""
   whole = _whole(mesh, session)
   cache = session.video.cache
+  if not isinstance(cache, kv_cache.KVCache):
+    return whole
   with jax.set_mesh(mesh):
     sharding = NamedSharding(mesh, layout.cache_spec(cache.k.shape))
   k, v = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
