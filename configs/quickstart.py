@@ -46,7 +46,7 @@ def get_config(arg: str = '') -> ConfigDict:
   return config
 
 
-def smoke(config: ConfigDict):
+def smoke(config: ConfigDict, **model):
   """Every stage in about a minute: proves that it runs, learns nothing."""
   config.data.update(dict(
       generated_train_maps=2, generated_test_maps=1, train_episodes=2,
@@ -54,7 +54,8 @@ def smoke(config: ConfigDict):
   config.vae.update(dict(
       latent_channels=4, encoder_widths=(8,), decoder_widths=(8, 8),
       time_strides=(1,), blocks_per_stage=1, patch=4))
-  config.model.update(dict(dim=32, ffn_dim=64, num_heads=2, num_layers=2))
+  config.model.update(model or dict(
+      dim=32, ffn_dim=64, num_heads=2, num_layers=2))
   config.student.update(dict(window=3, sink=1))
   networks = [config[name] for name in config.stages]
   for stage in networks:

@@ -69,7 +69,7 @@ class ParadigmsTest(absltest.TestCase):
     found = paradigms.details(self.options)
     self.assertLen(found['hypotheses'], len(hypotheses.CLAIMS) + 1)
     self.assertEqual((found['seeds'], found['maps'], found['clips']), (2, 3, 6))
-    self.assertEqual(found['trained_frames'], 2)  # Clips of 4, of which 2 given.
+    self.assertEqual(found['trained_frames'], 2)  # Clips of 4, 2 are given.
     self.assertLen(found['curves']['tf']['psnr']['mean'], HORIZON)
 
   def test_another_config_is_named(self):

@@ -210,7 +210,7 @@ def make(name: str, inputs: Inputs) -> Stage:
   """A stage of the config; its FLOPs are those of the same without remat."""
   paradigm = PARADIGMS[inputs.config[name].paradigm]
   plain = inputs.config.copy_and_resolve_references()
-  plain.model.update(COUNTED)
+  plain.model.update({k: v for k, v in COUNTED.items() if k in plain.model})
   counted = paradigm(name, inputs._replace(config=plain))
   return dataclasses.replace(
       paradigm(name, inputs), counted_updates=counted.updates)

@@ -60,6 +60,7 @@ def check(config):
   """
   for name in config.stages:
     stage = config[name]
+    _check_recurrent(name, config)
     if needs_teacher(stage):
       _check_guidance(name, config)
     if stage.paradigm in paradigms.DISTILLED:
@@ -69,6 +70,19 @@ def check(config):
       _check_gradient_frames(name, config)
   _check_initialisation(config)
   _check_monitors(config)
+
+
+def _check_recurrent(name, config):
+  """What a model with a state cannot be: it has no past to choose from."""
+  stage = config[name]
+  if stage.paradigm == 'tokenizer' or not build.is_recurrent(
+      build.for_network(config, name)):
+    return
+  if stage.paradigm in ('teacher_forcing', 'teacher_forced', 'consistency'):
+    raise UserError(
+        f'config.{name}.paradigm={stage.paradigm!r} reads a clean past beside '
+        "noisy frames, which config.model.kind='recurrent' cannot: take "
+        "'diffusion_forcing' or 'self_forcing'.")
 
 
 def _check_guidance(name, config):

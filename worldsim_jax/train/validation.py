@@ -156,7 +156,7 @@ def _check_models(config):
 
 def _check_model(config):
   model = config.model
-  if model.dim % model.num_heads:
+  if 'num_heads' in model and model.dim % model.num_heads:
     raise UserError(f'config.model.dim={model.dim} must be a multiple of '
                     f'config.model.num_heads={model.num_heads}.')
   try:
