@@ -22,11 +22,14 @@ from worldsim_jax.models.transformer import sinusoid
 CENTRES = np.float32([[-1.2, -0.8], [1.0, -1.0], [1.2, 1.0], [-0.6, 1.2]])
 WEIGHTS = np.float32([0.4, 0.3, 0.2, 0.1])
 SPREAD = 0.2
-WIDTH, EMBEDDING = 128, 32
+WIDTH, EMBEDDING = 64, 32
 SIGMAS = flow.few_step_sigmas((1000, 750, 500, 250), 1.)
 BATCH, NUM = 512, 1024
-TEACHER_STEPS, STUDENT_STEPS, PAIRS = 4000, 4000, 30
+TEACHER_STEPS, STUDENT_STEPS, PAIRS = 3000, 3000, 30
 CONFIG = gaussians.config()
+# Thousands of steps: unlike other tests (conftest.py) it is worth the time.
+OPTIMISED = {'xla_backend_optimization_level': 3,
+             'xla_cpu_use_fusion_emitters': True}
 
 
 def data(rng, size):
@@ -157,9 +160,10 @@ class MixtureTest(absltest.TestCase):
 
   @pytest.mark.slow
   def test_a_student_of_four_steps_makes_what_its_teacher_makes(self):
-    teacher = jax.jit(train_teacher, static_argnums=1)(
-        jax.random.key(0), TEACHER_STEPS)
-    student = jax.jit(distil, static_argnums=2)(
+    teacher = jax.jit(
+        train_teacher, static_argnums=1, compiler_options=OPTIMISED)(
+            jax.random.key(0), TEACHER_STEPS)
+    student = jax.jit(distil, static_argnums=2, compiler_options=OPTIMISED)(
         teacher, jax.random.key(3), STUDENT_STEPS)
     many = jax.jit(many_steps, static_argnums=2)
     few = jax.jit(few_steps, static_argnums=2)
