@@ -51,15 +51,19 @@ class Player(NamedTuple):
   Attributes:
     stage: whose network.
     steps: many steps of the ODE, or 0 for config.student's few.
+    matrix: of schedules.DELAYS, or '' to stream.
   """
   stage: str
   steps: int = 0
+  matrix: str = ''
 
 
 PLAYERS = {
     'teacher_50': Player('teacher', MANY),
     'tf_50': Player('tf', MANY),
     'df_50': Player('df', MANY),
+    'df_pyramid': Player('df', MANY, 'pyramid'),
+    'df_full': Player('df', MANY, 'full_sequence'),
     **{name: Player(name) for name in (
         'tf', 'df', 'tf_dmd', 'df_dmd', 'causvid', 'sf_dmd', 'sf_sid',
         'sf_gan')},
@@ -179,7 +183,11 @@ def continued(config, workdir, player: Player | None, clips):
     size = 1000 // player.steps
     config.student.update(dict(
         step='euler', timesteps=tuple(range(1000, 0, -size))))
+  config.evaluate.matrix = player.matrix
   world = _world(config, student, student.params)
+  if player.matrix:
+    return replay.matrix_continuation(
+        world, student.params, clips, player.stage)
   return replay.student_continuation(world, clips)
 
 

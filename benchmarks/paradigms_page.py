@@ -23,6 +23,8 @@ NAMES = {
     'teacher_50': 'bidirectional teacher, 50 steps',
     'tf_50': 'Teacher Forcing, 50 steps',
     'df_50': 'Diffusion Forcing, 50 steps',
+    'df_pyramid': 'the same, pyramid',
+    'df_full': 'the same, all frames at once',
     'tf': 'Teacher Forcing, 4 steps',
     'df': 'Diffusion Forcing, 4 steps',
     'tf_dmd': 'TF + DMD',

@@ -48,7 +48,9 @@ def get_config() -> ConfigDict:
       teacher='teacher', num_clips=128, horizon=32, min_motion=4.,
       teacher_steps=16, teacher_sampler='euler', teacher_window=6,
       guidance_scale=1., film_clips=4, subject='student', sections=(), seed=0,
-      walks=8, walk_frames=525, walk_policy='tour', walk_maps=(), exports=()))
+      walks=8, walk_frames=525, walk_policy='tour', walk_maps=(), exports=(),
+      matrix='',  # of schedules.DELAYS; '' streams
+      matrix_delay=1.))
   config.mesh = ConfigDict(dict(  # of devices, see parallel/layout.py
       slice=1, data=-1, fsdp=1, context=1, tensor=1))
   config.loop = ConfigDict(dict(

@@ -14,11 +14,10 @@ the starts, each for about the same time (see `NUM_STEPS`):
 All are streamed by the same rollout in four steps. Clips have 6 frames, 2 of
 them given; what comes later a student has never been trained on.
 
-Command:  python -m benchmarks.run paradigms (three seeds, and the table), or
-          python -m worldsim_jax.main --config=configs/paradigms.py \
-            --workdir=runs/paradigms (one seed, without the table)
-Machine:  2 CPU cores
-Quick:    python -m benchmarks.run paradigms --quick, of :tiny
+Command:  python -m worldsim_jax.main --config=configs/paradigms.py \
+            --workdir=runs/paradigms/seed-0 (one seed, without the table)
+Table:    python -m benchmarks.run paradigms (three seeds); --quick: of :tiny
+Machine:  2 CPU cores; time: not yet measured
 """
 
 from configs import arguments

@@ -24,7 +24,7 @@ def tiny_config():
 class ForcingStepTest(absltest.TestCase):
 
   def test_a_step_is_a_critic_update_and_a_share_of_a_generator_update(self):
-    seconds = {part: {'teacher_forcing': np.array([1., 1.]),
+    seconds = {part: {'teacher_forced': np.array([1., 1.]),
                       'self_forcing': np.array([2., 4.]) + i}
                for i, part in enumerate(forcing_step.PARTS)}
     with mock.patch.object(forcing_step, 'measure', lambda *_: seconds):
@@ -32,7 +32,7 @@ class ForcingStepTest(absltest.TestCase):
     self.assertEqual([row['part'] for row in rows],
                      [*forcing_step.PARTS, 'step'])
     self.assertEqual(rows[0]['ratio_to_teacher_forced_median'], 3)
-    self.assertEqual(rows[-1]['teacher_forcing_seconds_median'], 1.25)
+    self.assertEqual(rows[-1]['teacher_forced_seconds_median'], 1.25)
     # (4 + 3 / 4) / 1.25 and (6 + 5 / 4) / 1.25.
     self.assertEqual(rows[-1]['ratio_to_teacher_forced_min'], 3.8)
     self.assertEqual(rows[-1]['ratio_to_teacher_forced_max'], 5.8)

@@ -57,6 +57,23 @@ def played():
   return play(clips())
 
 
+class MatrixTest(absltest.TestCase):
+
+  def test_a_matrix_is_another_way_to_the_same_frames(self):
+    params, films = trained()['undistilled'], {}
+    for matrix in 'autoregressive', 'pyramid', 'full_sequence':
+      own = config(matrix=matrix)
+      own.student.step = 'euler'
+      own.teacher_forcing.clip_frames = 4  # So two windows make the clip.
+      films[matrix] = replay.matrix_continuation(
+          tiny_world.of_config(own), params, clips(), 'teacher_forcing')
+    for film in films.values():
+      self.assertEqual(film.shape, (2, HORIZON, 24, 32, 3))
+      self.assertEqual(film.dtype, np.uint8)
+    self.assertFalse(np.array_equal(films['pyramid'], films['full_sequence']))
+    self.assertFalse(np.array_equal(films['pyramid'], films['autoregressive']))
+
+
 class PlayTest(absltest.TestCase):
 
   def test_every_player_makes_the_future_of_every_clip(self):

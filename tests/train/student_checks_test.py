@@ -52,6 +52,8 @@ WRONG = (
      {'student.chunk': 2, 'self_forcing.gradient_frames': 1},
      'config.self_forcing.gradient_frames=1 must be a multiple of '
      'config.student.chunk=2'),
+    ('unknown_matrix', 'dmd', {'evaluate.matrix': 'ladder'},
+     "sampling matrix 'ladder' is not one of ('full_sequence', "),
     ('gradient_of_more_than_there_is', 'dmd',
      {'self_forcing.gradient_frames': 3},
      'at most the 2 new frames of a clip'),

@@ -48,7 +48,7 @@ WRONG = (
      "config.stages names 'teacher' twice"),
     ('unknown_weight', {'teacher.weight': 'foo'},
      "config.teacher.weight='foo' is not one of ('none', 'x0', "
-     "'bsmntw')"),
+     "'bsmntw', 'fused_snr')"),
     ('unknown_critic_weight', {'self_forcing.critic_weight': 'foo'},
      "config.self_forcing.critic_weight='foo' is not one of"),
     ('no_batch', {'teacher.batch_size': 0},

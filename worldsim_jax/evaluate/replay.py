@@ -27,6 +27,7 @@ from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate.clips import Clips
 from worldsim_jax.forcing import batches
+from worldsim_jax.forcing import schedules
 from worldsim_jax.forcing import windows
 from worldsim_jax.models import build
 from worldsim_jax.models import pixels
@@ -85,24 +86,65 @@ def student_continuation(world, clips: Clips, params=None, seed: int = 0):
 
 def teacher_continuation(world, params, clips: Clips, seed: int = 0):
   """The bidirectional model's continuation, uint8 [n, horizon, H, W, 3]."""
-  config, vae = world.config, world.vae
-  evaluate, given = config.evaluate, config.student.context_frames
-  num_new = clips.horizon // vae.time_stride
+  config, evaluate = world.config, world.config.evaluate
+  num_new = clips.horizon // world.vae.time_stride
   # Runs of before it could be chosen have no key.
   sampler = samplers.SAMPLERS[evaluate.get('teacher_sampler', 'euler')]
   sigmas = sampler.sigmas(evaluate.teacher_steps, config.student.shift)
+
+  def extend(velocity_fn, params, z, conditioning, rng):
+    return windows.extend(
+        velocity_fn, params, z, conditioning, rng, sigmas, num_frames=num_new,
+        window=evaluate.teacher_window, guidance_scale=evaluate.guidance_scale,
+        sample=sampler.sample)
+
+  return _in_windows(world, params, clips, evaluate.teacher, extend, seed)
+
+
+def matrix_continuation(world, params, clips: Clips, stage: str,
+                        seed: int = 0):
+  """A causal network's, by a sampling matrix (forcing/schedules.py).
+
+  Windows are as long as the clips that the stage was trained on.
+
+  Args:
+    world: of a run; its config has evaluate.matrix, matrix_delay, the levels
+      (student.timesteps) and, as student.context_sigma, the one at which clean
+      frames are seen.
+    params: of the network.
+    clips: to continue.
+    stage: which network, see `build.for_network`.
+    seed: of its noise.
+  """
+  config = world.config
+  evaluate, student = config.evaluate, config.student
+  new = config[stage].clip_frames - student.context_frames
+  rows = schedules.matrix(
+      evaluate.matrix, build.student_sigmas(config), new // student.chunk,
+      delay=evaluate.matrix_delay)
+
+  def extend(velocity_fn, params, z, conditioning, rng):
+    return schedules.extend(
+        velocity_fn, params, z, conditioning, rng, rows, chunk=student.chunk,
+        num_frames=clips.horizon // world.vae.time_stride,
+        stabilisation_sigma=student.context_sigma,
+        guidance_scale=evaluate.guidance_scale)
+
+  return _in_windows(world, params, clips, stage, extend, seed)
+
+
+def _in_windows(world, params, clips, stage: str, extend, seed: int):
+  """The continuation by `extend` in latents, uint8 [n, horizon, H, W, 3]."""
+  vae = world.vae
   velocity_fn = build.velocity_fn(
-      build.transformer(build.for_network(config, evaluate.teacher)))
+      build.transformer(build.for_network(world.config, stage)))
 
   @jax.jit
   def run(params, variables, frames, actions, text):
     z, _ = vae.apply(variables, pixels.to_float(frames), method='encode')
     conditioning = Conditioning(
         text=text, actions=batches.group_actions(actions, vae.time_stride))
-    new = windows.extend(
-        velocity_fn, params, z, conditioning, jax.random.key(seed), sigmas,
-        num_frames=num_new, window=evaluate.teacher_window,
-        guidance_scale=evaluate.guidance_scale, sample=sampler.sample)
+    new = extend(velocity_fn, params, z, conditioning, jax.random.key(seed))
     _, carry = vae.apply(variables, z, method='decode')
     video, _ = vae.apply(variables, new, carry, method='decode')
     return pixels.to_uint8(video)

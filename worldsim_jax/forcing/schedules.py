@@ -65,9 +65,11 @@ def matrix(name: str, sigmas_K, num_chunks: int, *,
   """
   if name not in DELAYS:
     raise ValueError(
-        f'sampling matrix {name!r} is not one of {tuple(DELAYS)}.')
+        f'sampling matrix {name!r} is not one of {tuple(DELAYS)} '
+        '(config.evaluate.matrix).')
   if delay < 0:
-    raise ValueError(f'delay={delay} of a sampling matrix must not be < 0.')
+    raise ValueError(f'delay={delay} of a sampling matrix must not be < 0 '
+                     '(config.evaluate.matrix_delay).')
   levels = np.append(np.asarray(sigmas_K, np.float32), np.float32(0))
   steps = len(levels) - 1
   delays_N = DELAYS[name](np.arange(num_chunks), steps, delay).astype(int)

@@ -99,6 +99,11 @@ def _of_model(config, workdir):
   _must_match(config, world)
 
   def play(clips):
+    if config.evaluate.matrix:
+      own = World(config, world.params, world.vae_variables, world.starts)
+      stage = models(config)[name] or config.stages[-1]
+      return replay.matrix_continuation(
+          own, world.params, clips, stage, seed=config.evaluate.seed)
     return replay.student_continuation(world, clips, seed=config.evaluate.seed)
 
   return lambda frames_dir: Trial(

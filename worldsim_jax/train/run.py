@@ -50,7 +50,7 @@ _OF_THE_MACHINE = frozenset({
 # Of config.evaluate: what only --mode=evaluate reads.
 _OF_THE_SUITE = frozenset({
     'subject', 'sections', 'seed', 'walks', 'walk_frames', 'walk_policy',
-    'walk_maps', 'exports'})
+    'walk_maps', 'exports', 'matrix', 'matrix_delay'})
 # Keys that came later count where they are used: older checkpoints lack them.
 _LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False,
           'student.step': 'renoise'}

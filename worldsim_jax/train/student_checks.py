@@ -14,6 +14,7 @@ from worldsim_jax.distill import gan
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import ode
 from worldsim_jax.forcing import paradigms
+from worldsim_jax.forcing import schedules
 from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
 from worldsim_jax.parallel import layout
@@ -70,6 +71,9 @@ def check(config):
       _check_gradient_frames(name, config)
   _check_initialisation(config)
   _check_monitors(config)
+  if config.evaluate.get('matrix'):
+    schedules.matrix(config.evaluate.matrix, build.student_sigmas(config), 2,
+                     delay=config.evaluate.matrix_delay)
 
 
 def _check_recurrent(name, config):
