@@ -26,10 +26,11 @@ from configs import stages
 from configs import students
 from ml_collections import ConfigDict
 
-# Chosen for about equal seconds on two CPU cores, compilation aside.
+# About 200 s each on two CPU cores, from what a step takes there (0.37 s of tf,
+# 0.50 of sf_dmd, 1.4 of sf_gan: benchmarks.run train_step); starts 150.
 NUM_STEPS = dict(
-    tf_start=300, df_start=500, ode_start=100, tf=300, df=500, tf_dmd=150,
-    df_dmd=150, causvid=150, sf_dmd=150, sf_sid=150, sf_gan=150)
+    tf_start=400, df_start=800, ode_start=90, tf=540, df=1000, tf_dmd=420,
+    df_dmd=480, causvid=480, sf_dmd=400, sf_sid=370, sf_gan=145)
 
 
 def get_config(arg: str = '') -> ConfigDict:
