@@ -93,7 +93,7 @@ def train_flops() -> float:
   """Of one clip in a training step of Wan 1.3B: forward, and twice backward."""
   config = wan_1_3b.get_config()
   config.model.remat = 'none'
-  model = build.transformer(config)
+  model = build.denoiser(config)
   inputs = jax.eval_shape(
       lambda: build.example_inputs(config, frames=LATENTS[0]))
   shapes = jax.eval_shape(

@@ -80,7 +80,7 @@ def _networks(config):
   params = {}
   for role, name in roles.items():
     own = build.for_network(config, name)
-    model = build.transformer(own)
+    model = build.denoiser(own)
     params[role] = jax.jit(model.init)(
         jax.random.key(0), *build.example_inputs(own))['params']
   return params

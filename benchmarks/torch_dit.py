@@ -39,7 +39,7 @@ def benchmark(options):
 
 def comparable_model(config):
   """The config's transformer without the streams that are ours alone."""
-  model = build.transformer(config)
+  model = build.denoiser(config)
   return model.clone(
       action_dim=0, image=False, parameterization='velocity', dtype='float32',
       text_dim=model.text_dim or TEXT_DIM)

@@ -68,7 +68,7 @@ def frame_batch(config, batch_size: int, frames: int):
 
 def latent_batch(config, batch_size: int, frames: int):
   """Latents with grouped actions and, for models with it, text."""
-  model, rng = build.transformer(config), np.random.default_rng(0)
+  model, rng = build.denoiser(config), np.random.default_rng(0)
   leading = (batch_size, frames)
   batch = {'latents': _normal(
       rng, (*leading, *build.latent_size(config), model.latent_channels))}

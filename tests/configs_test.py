@@ -81,7 +81,7 @@ class ConfigsTest(parameterized.TestCase):
           config.vae.keys(), build.tokenizer_fields(config))
       config.vae = expected.vae
     if 'kind' in config.model:  # Another network has fields of its own.
-      build.transformer(config)  # It raises for what is none of them.
+      build.denoiser(config)  # It raises for what is none of them.
       config.model = expected.model
     self.assertEqual(keys(config), keys(expected))
 

@@ -24,7 +24,7 @@ def smoke(**changes):
 def initial_params(config):
   """Shapes of a transformer's parameters."""
   return jax.eval_shape(
-      build.transformer(config).init, jax.random.key(0),
+      build.denoiser(config).init, jax.random.key(0),
       *build.example_inputs(config))['params']
 
 
@@ -36,7 +36,7 @@ class BuildTest(parameterized.TestCase):
     (latents, _), _ = jax.eval_shape(lambda: build.tokenizer(
         config).init_with_output(jax.random.key(0), video, method='encode'))
     height, width = build.latent_size(config)
-    channels = build.transformer(config).latent_channels
+    channels = build.denoiser(config).latent_channels
     self.assertEqual(latents.shape, (2, 5, height, width, channels))
 
   def test_worlds_from_before_there_were_kinds_have_the_first_one(self):
@@ -72,14 +72,14 @@ class BuildTest(parameterized.TestCase):
     config = smoke()
     config.model[key] = value
     with self.assertRaisesRegex(ValueError, said):
-      build.transformer(config)
+      build.denoiser(config)
 
   def test_configs_from_before_there_were_networks_have_the_transformer(self):
     older, config = smoke(), smoke()
     if 'kind' in older.model:
       del older.model.kind
     config.model.kind = 'transformer'
-    self.assertEqual(build.transformer(config), build.transformer(older))
+    self.assertEqual(build.denoiser(config), build.denoiser(older))
     self.assertFalse(build.is_recurrent(older))
 
   def test_a_recurrent_network_has_a_state_of_the_latents_size(self):
@@ -94,7 +94,7 @@ class BuildTest(parameterized.TestCase):
 
     def one_pass():
       inputs = build.example_inputs(config, batch=3, frames=2)
-      v, _ = build.transformer(config).init_with_output(
+      v, _ = build.denoiser(config).init_with_output(
           jax.random.key(0), *inputs, None, state)
       return inputs[0], state.append(v[1]), v[0]
 
@@ -107,7 +107,7 @@ class BuildTest(parameterized.TestCase):
   def test_a_latent_frame_is_told_the_actions_of_all_its_frames(
       self, strides, components):
     config = smoke(**{'vae.time_strides': strides})
-    self.assertEqual(build.transformer(config).action_dim, components)
+    self.assertEqual(build.denoiser(config).action_dim, components)
 
   def test_a_model_without_actions_has_no_weights_for_them(self):
     has = lambda params: any('action' in name for name in params)
@@ -138,16 +138,16 @@ class BuildTest(parameterized.TestCase):
     # They are static arguments of jit: a list would be a new program, or none.
     config = smoke()
     read = ml_collections.ConfigDict(json.loads(config.to_json()))
-    self.assertEqual(build.transformer(read), build.transformer(config))
+    self.assertEqual(build.denoiser(read), build.denoiser(config))
     self.assertEqual(build.tokenizer(read), build.tokenizer(config))
-    hash(build.transformer(read))
+    hash(build.denoiser(read))
     hash(build.tokenizer(read))
     np.testing.assert_array_equal(
         build.student_sigmas(read), build.student_sigmas(config))
 
   def test_a_cache_takes_what_the_model_gives(self):
     config = smoke(**{'model.dtype': 'bfloat16', 'student.window': 3})
-    model, params = build.transformer(config), initial_params(config)
+    model, params = build.denoiser(config), initial_params(config)
     cache = build.new_cache(config, batch=2)
     self.assertEqual(cache.num_slots, 3 + config.student.sink)
     self.assertTrue(cache.relative)

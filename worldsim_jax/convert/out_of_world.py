@@ -139,7 +139,7 @@ def _write_part(part, target):
 def _diffusers(world) -> list[_Part]:
   parts, vae = [], world.variables['vae']
   if world.variables['student']:
-    model = build.transformer(build.student(world.config))
+    model = build.denoiser(build.student(world.config))
     parts.append(_Part(
         'transformer', _WEIGHTS, _transformer(world, 'diffusers'),
         _json('config.json', diffusers_config.transformer(model))))
@@ -172,7 +172,7 @@ def _diffusers(world) -> list[_Part]:
 def _wan(world) -> list[_Part]:
   parts = []
   if world.variables['student']:
-    model = build.transformer(build.student(world.config))
+    model = build.denoiser(build.student(world.config))
     parts.append(_Part('', _WEIGHTS, _transformer(world, 'wan'), _json(
         'config.json', diffusers_config.wan_model(model))))
   if world.variables['vae']:

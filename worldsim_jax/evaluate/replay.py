@@ -137,7 +137,7 @@ def _in_windows(world, params, clips, stage: str, extend, seed: int):
   """The continuation by `extend` in latents, uint8 [n, horizon, H, W, 3]."""
   vae = world.vae
   velocity_fn = build.velocity_fn(
-      build.transformer(build.for_network(world.config, stage)))
+      build.denoiser(build.for_network(world.config, stage)))
 
   @jax.jit
   def run(params, variables, frames, actions, text):

@@ -44,7 +44,7 @@ def student(config):
   return for_network(config, config.stages[-1]) if config.stages else config
 
 
-def transformer(config) -> VideoTransformer | RecurrentDenoiser:
+def denoiser(config) -> VideoTransformer | RecurrentDenoiser:
   """The denoiser of config.model, sized to config.vae's latents.
 
   Raises:
@@ -110,7 +110,7 @@ def num_heads(config) -> int:
 
 def example_inputs(config, batch: int = 1, frames: int = 1):
   """(x, timesteps, conditioning) of zeros, to initialise a denoiser."""
-  model, size = transformer(config), latent_size(config)
+  model, size = denoiser(config), latent_size(config)
   x = jnp.zeros((batch, frames, *size, model.latent_channels))
   conditioning = Conditioning(
       text=jnp.zeros((batch, 1, model.text_dim)) if model.text_dim else None,

@@ -119,7 +119,7 @@ def stored(path) -> StoredWorld:
 def initial_variables(config):
   """Untrained variables of a world, for their shapes and dtypes."""
   own = build.student(config)
-  model, vae = build.transformer(own), build.tokenizer(config)
+  model, vae = build.denoiser(own), build.tokenizer(config)
   size = (config.data.height, config.data.width)
   video = np.zeros((1, 1, *size, 3), np.float32)
   key = jax.random.key(0)

@@ -63,7 +63,7 @@ class World:
 
   @functools.cached_property
   def model(self):
-    return build.transformer(self._own_config)
+    return build.denoiser(self._own_config)
 
   @functools.cached_property
   def _own_config(self):

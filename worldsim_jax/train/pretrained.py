@@ -103,5 +103,5 @@ def _matched(config, name, shapes) -> list[str]:
 def _initial_shapes(config, name):
   own = build.for_network(config, name)
   return jax.eval_shape(functools.partial(
-      build.transformer(own).init, jax.random.key(0)),
+      build.denoiser(own).init, jax.random.key(0)),
                         *build.example_inputs(own))['params']

@@ -132,7 +132,7 @@ def batch(name: str, config):
     size = (config.data.height, config.data.width, 3)
     return {'rgb': struct((*leading, *size), jnp.uint8),
             'actions': struct((*leading, build.NUM_ACTIONS), jnp.float32)}
-  model = build.transformer(build.for_network(config, name))
+  model = build.denoiser(build.for_network(config, name))
   shapes = {'latents': (*leading, *build.latent_size(config),
                         model.latent_channels)}
   if model.action_dim:
@@ -149,7 +149,7 @@ def _rollout(config, mesh) -> Program:
   def make_fn(config):
     own = build.student(config)
     generate = self_forcing.make_generator(
-        build.velocity_fn(build.transformer(own)),
+        build.velocity_fn(build.denoiser(own)),
         lambda batch: build.new_cache(own, batch, stage.clip_frames),
         _world(config).sampling, context_frames=given)
     return jax.jit(lambda params, batch, key: generate(

@@ -239,7 +239,7 @@ def _denoiser(name, inputs, loss, frames: int, frozen=_nothing) -> Stage:
     if stage.start_from:
       return {name: _copy(trained[stage.start_from])}
     key = purpose_key(config.seed, 0, 'init')
-    params = build.transformer(own).init(
+    params = build.denoiser(own).init(
         key, *build.example_inputs(own))['params']
     return {name: pretrained.laid_over(
         params, trained.get(pretrained.key(name), {}))}

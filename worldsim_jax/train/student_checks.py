@@ -128,7 +128,7 @@ def _check_differentiable(name, config):
   """That d(teacher)/dx exists, without computing anything."""
   stage = config[name]
   own = build.for_network(config, stage.teacher)
-  model, velocity = build.transformer(own), students.velocity(
+  model, velocity = build.denoiser(own), students.velocity(
       config, stage.teacher)
   x, *others = build.example_inputs(own)
 

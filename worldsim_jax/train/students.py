@@ -131,11 +131,11 @@ def levels(name: str, config) -> np.ndarray:
 def velocity(config, network: str):
   """(params, x, timesteps, conditioning, ..) -> v of a stage's network."""
   return build.velocity_fn(
-      build.transformer(build.for_network(config, network)))
+      build.denoiser(build.for_network(config, network)))
 
 
 def _critic_model(name, config):
-  return build.transformer(
+  return build.denoiser(
       build.for_network(config, critic_start(name, config)))
 
 

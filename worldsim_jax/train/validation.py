@@ -160,7 +160,7 @@ def _check_model(config):
     raise UserError(f'config.model.dim={model.dim} must be a multiple of '
                     f'config.model.num_heads={model.num_heads}.')
   try:
-    jax.eval_shape(lambda: build.transformer(config).init(
+    jax.eval_shape(lambda: build.denoiser(config).init(
         jax.random.key(0), *build.example_inputs(config)))
   except TypeError as e:
     raise UserError(f'config.model: {e}') from e

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 
 from absl.testing import absltest
+from configs import diffusion_forcing
 import numpy as np
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import subjects
 from worldsim_jax.evaluate.sections import exposure
+from worldsim_jax.streaming import world as streaming
 
 
 @functools.cache
@@ -33,6 +35,12 @@ class ExposureTest(absltest.TestCase):
     self.assertEqual(lengths, sorted(lengths))
     self.assertEqual(lengths[-1], world.config.student.window)
     self.assertEqual(lengths[0], world.config.student.context_frames)
+
+  def test_contexts_of_a_state_grow_up_to_the_length_of_its_training(self):
+    config = diffusion_forcing.get_config('rnn,tiny')
+    world = streaming.World(config, {}, {}, np.zeros((0,)))
+    self.assertEqual(exposure.lengths(world)[-1],
+                     config.diffusion_forcing.clip_frames)
 
   def test_every_context_is_asked_for_the_same_frames(self):
     _, shown = measured()

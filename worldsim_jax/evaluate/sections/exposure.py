@@ -18,6 +18,7 @@ from worldsim_jax.evaluate import clips as clips_lib
 from worldsim_jax.evaluate import figures
 from worldsim_jax.evaluate import image_metrics
 from worldsim_jax.evaluate.trial import Trial
+from worldsim_jax.models import build
 
 HORIZONS = (1, 4, 16)
 
@@ -82,9 +83,14 @@ def measure(trial: Trial) -> figures.Section:
 
 
 def lengths(world) -> list[int]:
-  """Latent frames of true context: powers of two chunks, and a full window."""
-  student = world.config.student
+  """Latent frames of true context: powers of two chunks, and all of the past.
+
+  That is a full window; a state has no end, and gets what it was trained on.
+  """
+  config, student = world.config, world.config.student
   chunk, room = student.chunk, student.window
+  if build.is_recurrent(config):
+    room = config[config.stages[-1]].clip_frames
   longest = room // chunk * chunk
   doubled = [chunk * 2**k for k in range(room.bit_length())]
   least = student.context_frames if world.model.image else chunk
