@@ -147,17 +147,18 @@ def verdict(claim: Claim, value: Estimate) -> str:
   return 'not confirmed' if best < low or worst > high else 'undecided'
 
 
-def of_cost(ratios) -> Verdict:
-  """That a step of Self Forcing costs about what one of Teacher Forcing does.
+def of_cost(other: str, ratios) -> Verdict:
+  """That a step of Self Forcing costs about what one of another paradigm does.
 
   Args:
+    other: what it is called.
     ratios: of seconds per step, of each seed; the interval is their range.
   """
   low, high = min(ratios), max(ratios)
   said = ('confirmed' if high <= COST else
           'not confirmed' if low > COST else 'undecided')
   return Verdict(
-      f'A step of Self Forcing costs at most {COST} of Teacher Forcing',
+      f'A step of Self Forcing costs at most {COST} of one of {other}',
       'step_ratio', float(np.mean(ratios)), low, high, said)
 
 

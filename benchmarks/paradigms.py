@@ -3,7 +3,8 @@
 Each seed is a run of configs/paradigms.py, one process, in
 <workdir>/seed-<n>, which goes on where it stopped. Then every player continues
 the same test clips, of maps that no seed trained on, to several times the
-length that it trained at, and is compared with the true future, frame by frame:
+length that it trained at, and is compared with the true future, frame by frame
+(in <workdir>/seed-<n>/paradigms, all that is needed of a run that has ended):
 
   error    PSNR in dB and LPIPS (AlexNet; needs the extra [metrics])
   within   the mean of the frames up to the trained length
@@ -18,6 +19,7 @@ seeds give coarse ones. `hypotheses` has what is claimed and what came of it.
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -69,6 +71,8 @@ PLAYERS = {
         'sf_gan')},
 }
 COPY = 'copy'
+ALL = PLAYERS | {COPY: None}
+SECONDS = 'paradigms/seconds.json'  # written last
 
 
 def benchmark(options):
@@ -76,7 +80,7 @@ def benchmark(options):
   scores, seconds = scored(options)
   trained = trained_frames(options.config)
   rows = []
-  for name, player in (PLAYERS | {COPY: None}).items():
+  for name, player in ALL.items():
     row = {'player': name}
     for figure in hypotheses.FIGURES:
       value = hypotheses.estimate(figure, scores, (name,), trained)
@@ -96,9 +100,10 @@ def details(options) -> dict:
   """What was claimed, with its verdict, and the curves of the plot."""
   scores, seconds = scored(options)
   trained = trained_frames(options.config)
-  ratios = [s['sf_dmd']['step'] / s[BASE]['step'] for s in seconds]
   found = hypotheses.verdicts(scores, trained)
-  found.append(hypotheses.of_cost(ratios))
+  for stage, other in (BASE, 'Teacher Forcing'), ('tf_dmd', 'TF + DMD'):
+    found.append(hypotheses.of_cost(
+        other, [s['sf_dmd']['step'] / s[stage]['step'] for s in seconds]))
   curves = {name: {metric: hypotheses.curve(scores, name, metric)
                    for metric in scores[0][name].metrics}
             for name in scores[0]}
@@ -129,42 +134,41 @@ def scored(options):
     config = options.config.copy_and_resolve_references()
     config.seed = seed
     workdir = pathlib.Path(options.workdir, f'seed-{seed}')
-    train(config, workdir)
-    scores.append(play(config, workdir))
-    seconds.append(training_seconds(config, workdir))
+    if not (workdir / SECONDS).exists():
+      _measure(config, workdir)
+    scores.append({name: _read(_path(workdir, name)) for name in ALL})
+    seconds.append(json.loads((workdir / SECONDS).read_text()))
   return scores, seconds
 
 
-def train(config, workdir: pathlib.Path):
+def _measure(config, workdir: pathlib.Path):
   """One run, in a process of its own, so that its memory is given back."""
-  if (workdir / 'summary.json').exists():
-    return
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'run.json'
   path.write_text(json.dumps(config.to_dict()))
+  # Seeds run the same programs, and players most of them once more.
+  cache = str(workdir.parent.absolute() / 'compiled')
   done = subprocess.run(
       [sys.executable, '-m', 'benchmarks.paradigms', str(path), str(workdir)],
-      cwd=ROOT, check=False)
+      cwd=ROOT, env=os.environ | {'JAX_COMPILATION_CACHE_DIR': cache},
+      check=False)
   if done.returncode:
     raise UserError(f'{workdir}: the training failed, see above.')
 
 
-def play(config, workdir: pathlib.Path) -> dict[str, hypotheses.Scores]:
-  """What every player scores; kept beside the run as it is found."""
-  clips, found = None, {}
-  for name, player in (PLAYERS | {COPY: None}).items():
-    path = workdir / 'paradigms' / f'{name}.npz'
+def play(config, workdir: pathlib.Path):
+  """Lets everyone play who has not; scores are kept as they are found."""
+  frames_dir = datasets.frames(config, workdir)
+  given = config.student.context_frames  # The stride is 1.
+  clips = clips_lib.of_test_split(config, frames_dir, given)
+  for name, player in ALL.items():
+    path = _path(workdir, name)
     if not path.exists():
-      if clips is None:
-        frames_dir = datasets.frames(config, workdir)
-        given = config.student.context_frames  # The stride is 1.
-        clips = clips_lib.of_test_split(config, frames_dir, given)
-      films = continued(config, workdir, player, clips)
-      _save(path, films, clips)
-    with np.load(path) as file:
-      found[name] = hypotheses.Scores(
-          file['maps'], {key: file[key] for key in file if key != 'maps'})
-  return found
+      _write(path, continued(config, workdir, player, clips), clips)
+
+
+def _path(workdir, name):
+  return workdir / 'paradigms' / f'{name}.npz'
 
 
 def continued(config, workdir, player: Player | None, clips):
@@ -195,7 +199,13 @@ def _world(config, like: World, params) -> World:
   return World(config, params, like.vae_variables, like.starts)
 
 
-def _save(path: pathlib.Path, films, clips):
+def _read(path: pathlib.Path) -> hypotheses.Scores:
+  with np.load(path) as file:
+    return hypotheses.Scores(
+        file['maps'], {key: file[key] for key in file if key != 'maps'})
+
+
+def _write(path: pathlib.Path, films, clips):
   scores = {'psnr': image_metrics.psnr(films, clips.future)}
   try:
     scores['lpips'] = lpips.distance(films, clips.future)
@@ -220,7 +230,7 @@ def training_seconds(config, workdir) -> dict[str, dict[str, float]]:
 
 
 def main(argv):
-  """The training of one seed."""
+  """One seed: config.json, workdir."""
   from absl import logging
   import ml_collections
   from worldsim_jax.train import run
@@ -228,7 +238,11 @@ def main(argv):
   config = ml_collections.ConfigDict(json.loads(
       pathlib.Path(argv[1]).read_text()))
   config.stages = tuple(config.stages)
+  workdir = pathlib.Path(argv[2])
   run.train_and_evaluate(config, argv[2])
+  play(config, workdir)
+  report.write_atomically(
+      workdir / SECONDS, json.dumps(training_seconds(config, workdir)))
 
 
 if __name__ == '__main__':

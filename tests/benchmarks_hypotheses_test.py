@@ -121,7 +121,7 @@ class VerdictTest(parameterized.TestCase):
       ([1.1, 1.2], 'confirmed'), ([1.2, 1.4], 'undecided'),
       ([1.4, 1.5], 'not confirmed'))
   def test_the_cost_of_a_step(self, ratios, said):
-    self.assertEqual(hypotheses.of_cost(ratios).verdict, said)
+    self.assertEqual(hypotheses.of_cost('TF', ratios).verdict, said)
 
 
 if __name__ == '__main__':

@@ -24,21 +24,17 @@ STAGES = ['teacher', *paradigms_config.NUM_STEPS]
 
 
 def leave_a_run(workdir: pathlib.Path, seed: int):
-  """The scores and the log of a run that has ended."""
+  """The scores and the seconds of a run that has ended."""
   dice = np.random.default_rng(seed)
   (workdir / 'paradigms').mkdir(parents=True)
-  (workdir / 'summary.json').write_text('{}')
   for index, name in enumerate((*paradigms.PLAYERS, paradigms.COPY)):
     shape = (len(MAPS), HORIZON)
     np.savez(workdir / 'paradigms' / f'{name}.npz', maps=MAPS,
              psnr=20 + index + dice.normal(size=shape),
              lpips=dice.uniform(0.1, 0.2, size=shape))
-  with open(workdir / 'metrics.jsonl', 'w') as file:
-    for index, stage in enumerate(STAGES):
-      for step in (9, 19):
-        file.write(json.dumps({
-            'stage': stage, 'step': step, 'time': 0.,
-            'seconds_per_step': 1. + index}) + '\n')
+  (workdir / paradigms.SECONDS).write_text(json.dumps({
+      stage: {'step': 1. + index, 'total': 100. + index}
+      for index, stage in enumerate(STAGES)}))
 
 
 class ParadigmsTest(absltest.TestCase):
@@ -62,12 +58,26 @@ class ParadigmsTest(absltest.TestCase):
     ratio = seconds['sf_sid'] / seconds['tf']
     self.assertAlmostEqual(rows['sf_sid']['step_ratio_to_tf'], ratio)
     self.assertEqual(
-        rows['sf_sid']['training_seconds'], 6 * seconds['sf_sid'])
+        rows['sf_sid']['training_seconds'], 99 + seconds['sf_sid'])
     self.assertNotIn('training_seconds', rows['copy'])
+
+  def test_a_step_takes_its_median_and_a_training_all_its_steps(self):
+    lines = [{'stage': 'tf', 'step': step, 'time': 0., 'seconds_per_step': each}
+             for step, each in enumerate((1., 1., 4.))]
+    (self.workdir / 'metrics.jsonl').write_text(
+        ''.join(f'{json.dumps(line)}\n' for line in lines))
+    found = paradigms.training_seconds(self.options.config, self.workdir)
+    self.assertEqual(found, {'tf': {'step': 1., 'total': 6 * 2.}})
+
+  def test_a_run_that_fails_is_named(self):
+    (self.workdir / 'seed-1' / paradigms.SECONDS).unlink()
+    self.options.config.data.records = 'nowhere'
+    with self.assertRaisesRegex(UserError, 'seed-1: .* failed'):
+      paradigms.benchmark(self.options)
 
   def test_details_have_all_claims_and_curves(self):
     found = paradigms.details(self.options)
-    self.assertLen(found['hypotheses'], len(hypotheses.CLAIMS) + 1)
+    self.assertLen(found['hypotheses'], len(hypotheses.CLAIMS) + 2)
     self.assertEqual((found['seeds'], found['maps'], found['clips']), (2, 3, 6))
     self.assertEqual(found['trained_frames'], 2)  # Clips of 4, 2 are given.
     self.assertLen(found['curves']['tf']['psnr']['mean'], HORIZON)
