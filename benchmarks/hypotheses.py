@@ -94,7 +94,9 @@ def _claims():
         Claim('Self Forcing drifts less than Diffusion Forcing', drift,
               'sf_dmd', 'df_50'),
         Claim('Diffusion Forcing drifts less than Teacher Forcing', drift,
-              'df_50', 'tf_50')]
+              'df_50', 'tf_50'),
+        Claim('Self Forcing drifts less if its rollouts are longer', drift,
+              'sf_long', 'sf_dmd')]
     claims += [
         Claim(f'Beyond the trained length Self Forcing is nearer to the truth '
               f'than {other}', beyond, 'sf_dmd', name)
@@ -107,6 +109,8 @@ def _claims():
               name, 'sf_dmd', 'alike')
         for other, name in (('SiD', 'sf_sid'), ('GAN', 'sf_gan'))]
     claims += [
+        Claim('Beyond the trained length longer rollouts are nearer to the '
+              'truth', beyond, 'sf_long', 'sf_dmd'),
         Claim('Four steps of Self Forcing are no worse than fifty of the '
               'bidirectional teacher', beyond, 'sf_dmd', 'teacher_50',
               'no worse'),

@@ -68,7 +68,7 @@ PLAYERS = {
     'df_full': Player('df', MANY, 'full_sequence'),
     **{name: Player(name) for name in (
         'tf', 'df', 'tf_dmd', 'df_dmd', 'causvid', 'sf_dmd', 'sf_sid',
-        'sf_gan')},
+        'sf_gan', 'sf_long')},
 }
 COPY = 'copy'
 ALL = PLAYERS | {COPY: None}
@@ -127,7 +127,7 @@ def scored(options):
     (scores, seconds), a dict for each seed: Scores by player, and the seconds
     of a step and of the training of each stage.
   """
-  if options.config.stages[-1] != 'sf_gan':
+  if options.config.stages[-1] != 'sf_long':
     raise UserError('paradigms needs configs/paradigms.py, or a variant.')
   scores, seconds = [], []
   for seed in range(options.repeats):

@@ -33,12 +33,13 @@ NAMES = {
     'sf_dmd': 'Self Forcing, DMD',
     'sf_sid': 'Self Forcing, SiD',
     'sf_gan': 'Self Forcing, GAN',
+    'sf_long': 'Self Forcing, DMD, long rollouts',
     'copy': 'last given frame for ever',
 }
 PLOTTED = {
     'teacher_50': 'k-', 'tf_50': 'C0-', 'df_50': 'C1-', 'tf_dmd': 'C0--',
     'df_dmd': 'C1--', 'causvid': 'C4--', 'sf_dmd': 'C3-', 'sf_sid': 'C2-',
-    'sf_gan': 'C5-', 'copy': 'k:'}
+    'sf_gan': 'C5-', 'sf_long': 'C6-', 'copy': 'k:'}
 DECIMALS = {'psnr_within': 1, 'psnr_beyond': 1, 'lpips_within': 3,
             'lpips_beyond': 3, 'error_drift': 2, 'lpips_drift': 2}
 LABELS = {'psnr': 'PSNR (dB)', 'lpips': 'LPIPS'}
