@@ -94,7 +94,7 @@ def _of_paradigm(config, paradigm: str):
 
 def _student_passes(generate, *unused):
   def loss(params, batch, rng):
-    video, metrics = generate(params[STUDENT], batch, rng)
+    video, metrics = generate(params, batch, rng)
     return jnp.mean((video - batch['latents'])**2), metrics
 
   return loss

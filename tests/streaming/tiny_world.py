@@ -82,6 +82,6 @@ def random_variables(config, seed: int = 0):
   variables = jax.tree_util.tree_map_with_path(draw, shapes)
   # Frames are to change slowly, and to be neither black nor white.
   variables['student']['head']['kernel'] *= 0.2
-  if config.vae.kind == 'taehv':
+  if config.vae.kind == 'taehv' and config.vae.shortcut:
     variables['vae']['params']['decoder']['shortcut']['bias'] += 0.5
   return variables

@@ -39,8 +39,9 @@ class Sample(NamedTuple):
 
   Attributes:
     video_BFHWC: the given context, then generated frames, with gradient.
-    real_BFHWC: the data's clip with the same context and actions.
-    conditioning: of all F frames, with the context's image.
+    real_BFHWC: a clip of the data, with the same actions and, unless the video
+      is the end of a longer one, the same context.
+    conditioning: of all F frames; images are each network's own business.
     context_frames: leading frames that are given.
   """
   video_BFHWC: jax.Array

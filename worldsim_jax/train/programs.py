@@ -29,6 +29,7 @@ from worldsim_jax.streaming.world import World
 from worldsim_jax.train import loop
 from worldsim_jax.train import stages as stage_lib
 from worldsim_jax.train import state as train_state
+from worldsim_jax.train import students
 
 STREAMING = ('rollout', 'start', 'stream', 'decode')
 
@@ -121,6 +122,10 @@ def _trained(config, before: str):
   for name in config.stages[:config.stages.index(before)]:
     stage = stage_of(name, config)
     trained[name] = jax.eval_shape(stage.init, trained)[name]
+  if students.needs_latent_space(before, config):
+    video = jnp.zeros((1, 1, config.data.height, config.data.width, 3))
+    trained[students.LATENT_SPACE] = jax.eval_shape(
+        build.tokenizer(config).init, jax.random.key(0), video)
   return trained
 
 

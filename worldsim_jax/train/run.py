@@ -35,6 +35,7 @@ from worldsim_jax.train import loop
 from worldsim_jax.train import metrics as metrics_lib
 from worldsim_jax.train import pretrained
 from worldsim_jax.train import stages as stage_lib
+from worldsim_jax.train import students
 from worldsim_jax.train import validation
 
 NUM_STARTS = 8
@@ -125,6 +126,8 @@ def train_stages(config, workdir, frames_dir):
     if not config[name].num_steps:
       trained[name], = weights.values()
       continue
+    if students.needs_latent_space(name, config):
+      weights[students.LATENT_SPACE] = vae_variables
     inputs = stage_lib.Inputs(
         config, make_batches,
         lambda: datasets.films(config, frames_dir, FILMS))

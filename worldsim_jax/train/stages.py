@@ -163,10 +163,15 @@ def distillation(name: str, inputs: Inputs) -> Stage:
             students.CRITIC: _copy(students.critic(
                 name, config, trained[critic_start]))}
 
+  def frozen(trained):
+    found = _teacher(stage)(trained) if divergence.needs_teacher else {}
+    if students.needs_latent_space(name, config):
+      found[students.LATENT_SPACE] = trained[students.LATENT_SPACE]
+    return found
+
   passes = rollout.mean_passes(rollout.of_config(config))
   return Stage(
-      name, stage.num_steps, updates, init,
-      _teacher(stage) if divergence.needs_teacher else _nothing,
+      name, stage.num_steps, updates, init, frozen,
       inputs.batches(stage), _tokens(config, stage, stage.clip_frames),
       rollout_steps=passes if stage.paradigm == 'self_forcing' else 0.,
       monitor=_monitor(name, inputs))
@@ -259,7 +264,6 @@ def _update(network, loss, settings, stage, every: int = 1,
   turns = update.turns(stage.num_steps)
   return dataclasses.replace(
       update, optimizer=optimizers.make(settings.optimizer, turns))
-
 
 
 def _tokens(config, stage, frames: int) -> int:

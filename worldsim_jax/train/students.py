@@ -27,6 +27,7 @@ from worldsim_jax.train.state import purpose_key
 
 CRITIC = 'critic'
 TEACHER = 'teacher'
+LATENT_SPACE = 'latent_space'  # The tokenizer's variables, where they are read.
 ONE_PASS = {'teacher_forced': one_pass.teacher_forced,
             'diffusion_forced': one_pass.diffusion_forced}
 
@@ -75,19 +76,56 @@ def critic(name: str, config, params):
 
 
 def generator(name: str, config):
-  """(params, batch, rng) -> (video, metrics), by the stage's paradigm."""
+  """(params, batch, rng) -> (video, metrics), by the stage's paradigm.
+
+  `params` has the student's by its name and, if `needs_latent_space`, the
+  tokenizer's variables.
+  """
+  make = _generator(name, config)
+
+  def generate(params, batch, rng):
+    first = None
+    if needs_latent_space(name, config):
+      first = functools.partial(
+          _as_first, build.tokenizer(config), params[LATENT_SPACE])
+    return make(first)(params[name], batch, rng)
+
+  return generate
+
+
+def needs_latent_space(name: str, config) -> bool:
+  """Whether a student's videos begin in the middle of what it made.
+
+  Tokenizers that compress time make a video's first latent of one pixel frame,
+  the others of several, so the one that becomes the first is encoded again.
+  """
+  stage = config[name]
+  num_new = stage.clip_frames - config.student.context_frames
+  return (0 < stage.get('gradient_frames', 0) < num_new
+          and build.tokenizer(config).time_stride > 1)
+
+
+def _as_first(vae, variables, video_BFHWC):
+  """The last frame of a video as the first of another, [B, H, W, C]."""
+  pixels, _ = vae.apply(variables, video_BFHWC, method='decode')
+  latents, _ = vae.apply(variables, pixels[:, -1:], method='encode')
+  return latents[:, 0]
+
+
+def _generator(name, config):
+  """first_latent -> (the student's params, batch, rng) -> (video, metrics)."""
   stage, student_fn = config[name], velocity(config, name)
   sampling = rollout.of_config(config)
   frames = dict(context_frames=config.student.context_frames)
   if stage.paradigm in ONE_PASS:
-    return ONE_PASS[stage.paradigm](
+    return lambda first_latent: ONE_PASS[stage.paradigm](
         student_fn, levels(name, config), chunk=sampling.chunk, **frames)
   own, student = build.for_network(config, name), config.student
   slots = self_forcing.cache_slots(
       stage.clip_frames, student.chunk, student.window, student.sink)
-  return self_forcing.make_generator(
+  return lambda first_latent: self_forcing.make_generator(
       student_fn, lambda batch: build.new_cache(own, batch, slots), sampling,
-      exit_steps=stage.exit_steps,
+      exit_steps=stage.exit_steps, first_latent=first_latent,
       gradient_frames=stage.gradient_frames or None, **frames)
 
 
@@ -107,18 +145,29 @@ def matched(loss, generate, name: str, config):
 
   def of_batch(params, batch, rng):
     rng_video, rng_divergence = jax.random.split(rng)
-    video, video_metrics = generate(params[name], batch, rng_video)
+    video, video_metrics = generate(params, batch, rng_video)
     batch = batches.last_frames(batch, video.shape[1])
-    image = batches.image_before_future(batch['latents'], given)
     sample = matching.Sample(
-        video, batch['latents'],
-        batches.conditioning(batch).with_image(*image), given)
-    networks = {role: functools.partial(judge.fn, params[judge.network])
-                for role, judge in called.items()}
+        video, batch['latents'], batches.conditioning(batch), given)
+    networks = {
+        role: _seeing_context(
+            functools.partial(judge.fn, params[judge.network]), given)
+        for role, judge in called.items()}
     value, metrics = loss(networks, sample, rng_divergence, config[name])
     return value, video_metrics | metrics
 
   return of_batch
+
+
+def _seeing_context(judge, context_frames: int):
+  """A judge of clips, each with the image of its own context.
+
+  The data's clip has another past than the end of a long rollout, which nobody
+  is to know.
+  """
+  return lambda x_BFHWC, timesteps_BF, conditioning: judge(
+      x_BFHWC, timesteps_BF, conditioning.with_image(
+          *batches.image_before_future(x_BFHWC, context_frames)))
 
 
 def levels(name: str, config) -> np.ndarray:
