@@ -42,10 +42,16 @@ class Row(NamedTuple):
   topology: str
   programs: str = ''
   overrides: tuple[str, ...] = ()
+  variant: str = ''  # of the config: 'sid' is configs/<config>.py:sid
 
   @property
   def name(self) -> str:
-    return f'{self.config}/{self.topology.replace(":", "-")}'
+    folder = '-'.join(filter(None, (self.config, self.variant)))
+    return f'{folder}/{self.topology.replace(":", "-")}'
+
+  @property
+  def config_name(self) -> str:
+    return ':'.join(filter(None, (f'{self.config}.py', self.variant)))
 
   @property
   def path(self) -> pathlib.Path:
@@ -54,7 +60,7 @@ class Row(NamedTuple):
   def command(self) -> list[str]:
     """As a user would type it, after `python`."""
     programs = [f'--programs={self.programs}'] if self.programs else []
-    return ['-m', 'worldsim_jax.main', f'--config=configs/{self.config}.py',
+    return ['-m', 'worldsim_jax.main', f'--config=configs/{self.config_name}',
             '--mode=fit', f'--topology={self.topology}', *programs,
             *(f'--config.{o}' for o in self.overrides)]
 
@@ -62,6 +68,14 @@ class Row(NamedTuple):
 ROWS = (
     Row('self_forcing', 'v5p:4x4x4', 'self_forcing'),
     Row('self_forcing', 'v6e:8x8', 'self_forcing'),
+    Row('self_forcing', 'v6e:8x8', 'self_forcing', variant='sid'),
+    Row('self_forcing', 'v6e:8x8', 'self_forcing', variant='gan'),
+    Row('self_forcing', 'v6e:8x8', 'self_forcing', variant='framewise'),
+    Row('causvid', 'v6e:8x8', 'ode_regression,causvid'),
+    Row('teacher_forcing', 'v6e:8x8', 'teacher_forcing'),
+    Row('diffusion_forcing', 'v6e:8x8', 'diffusion_forcing'),
+    Row('diffusion_forcing', 'v5e:1x1', 'diffusion_forcing,stream',
+        variant='rnn'),
     Row('wan_1_3b', 'v6e:1x1', 'stream'),
     Row('wan_14b', 'v6e:2x2', 'stream', ('mesh.fsdp=1', 'mesh.tensor=4')),
     Row('wan_1_3b', 'v6e:8x8', 'teacher,teacher_forcing'),
@@ -139,7 +153,7 @@ def _cells(row, program, numbers) -> list[str]:
   if get('roofline_(s)') is not None:
     at_peak += f' ({max(limits, key=limits.get)})'
   return [
-      ' '.join([f'`{row.config}.py`', *row.overrides]), row.topology, program,
+      ' '.join([f'`{row.config_name}`', *row.overrides]), row.topology, program,
       f'{number(get("total_(GiB)"), ".2f")} of '
       f'{number(get("limit_(GiB)"), ".2f")}',
       number(get('arguments_(GiB)'), '.2f'),
