@@ -157,14 +157,12 @@ def of_shots(shot_tokens, chunk: int, text_tokens: int = 0):
   return found
 
 
-def check(chunks: ChunkTable, rules: Rules, batch: int, num_tokens: int):
+def check(chunks: ChunkTable, rules: Rules, num_tokens: int):
   """Compares a table with the sequence that it is for.
 
-  Tables that a program computes are compared by their shapes only.
-
   Raises:
-    ValueError: if it is for another batch or does not cover the sequence, or a
-      rule is unknown.
+    ValueError: if it does not cover the sequence (tables that a program
+      computes cannot be asked), or a rule is unknown.
   """
   if rules.text_scope not in TEXT_SCOPES:
     raise ValueError(f'text_scope={rules.text_scope!r} is not one of '
@@ -172,9 +170,6 @@ def check(chunks: ChunkTable, rules: Rules, batch: int, num_tokens: int):
   if rules.window < 0:
     raise ValueError(f'window={rules.window} must be at least 0 '
                      '(config.moc.window).')
-  if chunks.batch != batch:
-    raise ValueError(f'the chunk table has {chunks.batch} samples, the '
-                     f'sequence {batch}.')
   if isinstance(chunks.size, np.ndarray):
     for i, covered in enumerate(chunks.size.sum(axis=1)):
       if covered != num_tokens:

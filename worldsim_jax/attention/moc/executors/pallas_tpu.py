@@ -29,6 +29,7 @@ from worldsim_jax.attention.moc import executors
 from worldsim_jax.attention.moc import packing
 
 LANES = 128  # Tiles and blocks are multiples of it.
+PART = 128  # Keys of a block that the forward kernel sums up at a time.
 _NT = (((1,), (1,)), ((), ()))  # a bᵀ
 _NN = (((1,), (0,)), ((), ()))  # a b
 
@@ -185,12 +186,14 @@ def _forward_kernel(turn, valid, q_ref, k_ref, vt_ref, out_ref, lse_ref,
   def step(num_valid):
     s = _logits(q_ref, k_ref, num_valid)
     new = jnp.maximum(largest_ref[...], s.max(axis=0, keepdims=True))
-    p = jnp.exp2(s - new)
     kept = jnp.exp2(largest_ref[...] - new)
-    largest_ref[...] = new
-    total_ref[...] = total_ref[...] * kept + p.sum(axis=0, keepdims=True)
-    sum_ref[...] = sum_ref[...] * kept + _dot(
-        vt_ref[0], p.astype(vt_ref.dtype), _NN)
+    total, out = total_ref[...] * kept, sum_ref[...] * kept
+    # In parts, the exponentials of one run beside the product of another.
+    for first in range(0, s.shape[0], PART):
+      p = jnp.exp2(s[first:first + PART] - new)
+      total += p.sum(axis=0, keepdims=True)
+      out += _dot(vt_ref[0, :, first:first + PART], p.astype(vt_ref.dtype), _NN)
+    largest_ref[...], total_ref[...], sum_ref[...] = new, total, out
 
   _whole_or_ragged(turn, valid(), k_ref.shape[1], step)
 

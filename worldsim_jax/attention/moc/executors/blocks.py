@@ -1,0 +1,43 @@
+"""Sizes of tiles and blocks, by device.
+
+Larger ones make better use of a matrix unit, and waste more on ragged ends. For
+TPUs they come from the compiler's static schedules, see `python -m
+benchmarks.run moc_tpu_static`, which prints this table's figures.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from worldsim_jax.parallel import layout
+
+
+class Blocks(NamedTuple):
+  """Rows that are worked on at a time.
+
+  Attributes:
+    anchor_tile, anchor_block: queries and keys of the anchors' branch.
+    chunk_tile, chunk_block: of the routed one.
+  """
+  anchor_tile: int
+  anchor_block: int
+  chunk_tile: int
+  chunk_block: int
+
+
+# By the beginning of the device's kind; the last one fits all.
+BLOCKS = (
+    ('TPU v6', Blocks(1024, 512, 512, 256)),
+    ('TPU7', Blocks(1024, 512, 512, 256)),
+    ('TPU', Blocks(512, 512, 512, 256)),
+    ('', Blocks(256, 512, 256, 256)),
+)
+
+
+def of_device() -> Blocks:
+  """Those of the device that is computed on, or compiled for."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  kind = device.device_kind if device else jax.devices()[0].device_kind
+  if layout.platform() != 'tpu':
+    kind = ''
+  return next(sizes for begin, sizes in BLOCKS if kind.startswith(begin))
