@@ -1,5 +1,7 @@
 """One layer: its parts against their formulas."""
 
+import functools
+
 from absl.testing import absltest
 import jax
 import jax.numpy as jnp
@@ -63,7 +65,8 @@ class BlockTest(absltest.TestCase):
 
   @classmethod
   def shapes(cls, layer_inputs):
-    init = lambda key: cls.block.init(key, cls.x, None, layer_inputs)['params']
+    init = lambda key: cls.block.init(
+        key, cls.x, blocks.OfLayer(), layer_inputs)['params']
     return jax.eval_shape(init, jax.random.key(0))
 
   def test_parameters_have_the_names_of_wan_checkpoints(self):
@@ -82,12 +85,14 @@ class BlockTest(absltest.TestCase):
     closed = inputs()._replace(modulation=np.zeros((B, F, 6, C), np.float32))
     params = random_like(self.shapes(inputs()))
     params['modulation'][[2, 5]] = 0
-    out, _ = self.apply(params, self.x, None, closed)
+    out, _ = self.apply(params, self.x, blocks.OfLayer(), closed)
     np.testing.assert_array_equal(out, self.x)
 
   def test_keys_and_values_do_not_depend_on_the_position(self):
-    _, (here, _) = self.apply(self.params, self.x, None, inputs(0, self.text))
-    _, (there, _) = self.apply(self.params, self.x, None, inputs(9, self.text))
+    run = functools.partial(
+        self.apply, self.params, self.x, blocks.OfLayer())
+    _, (here, _) = run(inputs(0, self.text))
+    _, (there, _) = run(inputs(9, self.text))
     np.testing.assert_array_equal(here.k, there.k)
     np.testing.assert_array_equal(here.v, there.v)
     self.assertEqual(here.k.shape, (B, F, N, H, C // H))
@@ -95,8 +100,10 @@ class BlockTest(absltest.TestCase):
   def test_zero_padding_of_text_is_attended_to(self):
     # Wan's weights were trained that way.
     padded = np.pad(self.text, ((0, 0), (0, 2), (0, 0)))
-    short, _ = self.apply(self.params, self.x, None, inputs(0, self.text))
-    long, _ = self.apply(self.params, self.x, None, inputs(0, padded))
+    run = functools.partial(
+        self.apply, self.params, self.x, blocks.OfLayer())
+    short, _ = run(inputs(0, self.text))
+    long, _ = run(inputs(0, padded))
     self.assertGreater(float(abs(short - long).max()), 1e-3)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from worldsim_jax.attention import sequence
 from worldsim_jax.attention import splash
+from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.parallel import layout
 
 # From so many logits of a head on, a CPU attends head by head: batched products
@@ -36,7 +37,8 @@ IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'splash')
 
 
 def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
-           implementation: str = 'auto', *, key_mask_BM=None, bias_HNM=None):
+           implementation: str = 'auto', *, key_mask_BM=None, bias_HNM=None,
+           mixture: moc.Mixture | None = None):
   """Attention of the tokens of F frames over those of G key frames.
 
   Args:
@@ -52,6 +54,9 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
       the padding of a text; instead of mask_FG.
     bias_HNM: for F = G = 1: what is added to the logits of all samples, such as
       relative positions in a text; not with mask_FG.
+    mixture: for queries and keys of the same frames, instead of all masks: each
+      token reads its anchors and the chunks that it chooses (attention/moc);
+      the implementation is the mixture's own.
 
   Returns:
     [B, F, N, H, D] in the dtype of q.
@@ -67,11 +72,25 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
   if bias_HNM is not None:
     _check_bias(bias_HNM, q_BFNHD, k_BGMHD, mask_FG, implementation)
     implementation = 'xla'
+  if mixture is not None:
+    _check_mixture(q_BFNHD, k_BGMHD, mask_FG, key_mask_BM, bias_HNM)
   local = functools.partial(
+      _attend_mixture if mixture is not None else
       _attend_allowed if isinstance(mask_FG, np.ndarray) else _attend_frames,
       implementation=implementation)
-  return sequence.attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM,
-                         bias_HNM, implementation)
+  return sequence.attend(
+      local, q_BFNHD, k_BGMHD, v_BGMHD,
+      sequence.Selected(mask_FG, key_mask_BM, bias_HNM, mixture),
+      implementation)
+
+
+def _check_mixture(q_BFNHD, k_BGMHD, *masks):
+  if any(mask is not None for mask in masks):
+    raise ValueError('attend takes a mixture without masks and bias.')
+  if q_BFNHD.shape != k_BGMHD.shape:
+    raise ValueError(
+        f'queries {q_BFNHD.shape} and keys {k_BGMHD.shape} of a mixture must '
+        'be of the same frames.')
 
 
 def _check_bias(bias_HNM, q_BFNHD, k_BGMHD, mask_FG, implementation):
@@ -85,15 +104,22 @@ def _check_bias(bias_HNM, q_BFNHD, k_BGMHD, mask_FG, implementation):
                      "bias; 'xla' does (config.model.attention).")
 
 
-def _attend_allowed(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
-                    implementation):
+def _attend_mixture(q_BFNHD, k_BFNHD, v_BFNHD, selected, implementation):
+  """Attention of tokens one after the other, frame by frame."""
+  del implementation
+  flat = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
+  out = moc.attend(*map(flat, (q_BFNHD, k_BFNHD, v_BFNHD)), selected.mixture)
+  return out.reshape(q_BFNHD.shape)
+
+
+def _attend_allowed(q_BFNHD, k_BGMHD, v_BGMHD, selected, implementation):
   """Attention of each group of frames that read the same frames, one by one."""
   groups = {}  # frames that are read -> frames that read them
-  for frame, row in enumerate(mask_FG):
+  for frame, row in enumerate(selected.mask_FG):
     groups.setdefault(tuple(np.flatnonzero(row)), []).append(frame)
+  unmasked = selected._replace(mask_FG=None)
   out = [_attend_frames(_frames(q_BFNHD, readers), _frames(k_BGMHD, read),
-                        _frames(v_BGMHD, read), None, key_mask_BM, bias_HNM,
-                        implementation)
+                        _frames(v_BGMHD, read), unmasked, implementation)
          for read, readers in groups.items()]
   order = np.argsort(np.concatenate(list(groups.values())))
   return _frames(jnp.concatenate(out, axis=1), order)
@@ -110,9 +136,9 @@ def _frames(x_BFNHD, indices):
   return jnp.concatenate(runs, axis=1)
 
 
-def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
-                   implementation):
+def _attend_frames(q_BFNHD, k_BGMHD, v_BGMHD, selected, implementation):
   """All pairs of tokens, by the implementation that was chosen."""
+  mask_FG, key_mask_BM, bias_HNM, _ = selected
   q, k, v = (x.reshape(x.shape[0], -1, *x.shape[3:])
              for x in (q_BFNHD, k_BGMHD, v_BGMHD))  # [B, T, H, D]
   if mask_FG is not None and len(mask_FG) == 1:  # The same keys for all.

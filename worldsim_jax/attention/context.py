@@ -16,12 +16,16 @@ A KV cache adds key frames in front; `KVCache.mask` says which of them exist.
 
   cached chunks   all chunks of a finished rollout at once, each reading what
                   was cached before it, and itself
+  mixture         every token reads its shot and the chunks that it chooses, see
+                  attention/moc; instead of a mask
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from worldsim_jax.attention.moc import attend as moc
 
 
 @flax.struct.dataclass
@@ -33,10 +37,17 @@ class AttentionContext:
     mask: bool [F, F] as nested tuples, or None for 'all to all'. It is static,
       a part of the program, so that the pairs it forbids are never computed.
       With a cache of S slots it may be [S + F] wide, and then says all.
+    texts: bool [F, G] as nested tuples, where each shot has a text of its own:
+      which of the G texts of the conditioning a frame reads. None for all.
+    mixture: of the F frames, without a mask and without a cache; or None. Its
+      rng_BH has the layers in front, [L, B, H].
   """
   positions: jax.Array
   mask: tuple[tuple[bool, ...], ...] | None = flax.struct.field(
       pytree_node=False, default=None)
+  texts: tuple[tuple[bool, ...], ...] | None = flax.struct.field(
+      pytree_node=False, default=None)
+  mixture: moc.Mixture | None = None
 
 
 def bidirectional(num_frames: int) -> AttentionContext:

@@ -2,7 +2,7 @@
 
 Each device of the mesh's `context` axis holds some tokens of *every* frame, so
 frame masks, per-frame modulation and the KV cache are the same on all of them,
-and every device has the same work under any mask. Three cases:
+and every device has the same work under any mask. Four cases:
 
   cross       keys are another sequence, which all devices have: no exchange;
               queries that do not divide are on all devices, too
@@ -10,6 +10,9 @@ and every device has the same work under any mask. Three cases:
               (DeepSpeed Ulysses, Jacobs et al. 2023): when heads divide
   ring        keys and values travel around; softmax is accumulated block by
               block (Liu et al. 2023): for any number of heads
+  gathered    every device reads all keys for its own queries: for a Mixture of
+              Contexts where heads do not divide. Each has equally many tokens
+              of every shot, so the work is equal, too
 
 The accumulation keeps, per query, the largest logit m, the sum l of e^(s - m)
 and the sum o of e^(s - m) v; a block with m', l', o' joins as
@@ -21,12 +24,15 @@ In the end, out = o / l.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+import numpy as np
 
+from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.parallel import layout
 
 # A large finite logit: a row without keys gives a mean, never a NaN.
@@ -35,13 +41,34 @@ _AXIS = 'context'
 _TOKENS, _HEADS = 2, 3  # Dimensions of [B, F, N, H, D].
 
 
-def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
+class Selected(NamedTuple):
+  """What says which pairs count; at most one of mask_FG, key_mask_BM, mixture.
+
+  Attributes:
+    mask_FG, key_mask_BM, bias_HNM, mixture: as in `attention.attend`.
+  """
+  mask_FG: jax.Array | np.ndarray | None = None
+  key_mask_BM: jax.Array | None = None
+  bias_HNM: jax.Array | None = None
+  mixture: moc.Mixture | None = None
+
+
+def query_parts(tokens: int, heads: int) -> int:
+  """Devices that share the queries of a Mixture of Contexts."""
+  sizes = layout.ambient_sizes()
+  context = sizes.get(_AXIS, 1)
+  if context == 1 or _own_heads(heads, sizes) % context == 0:
+    return 1
+  return 1 if tokens % context else context
+
+
+def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
            implementation: str = 'auto'):
   """Runs `local` where all pairs that it needs are on one device.
 
   Args:
-    local: (q, k, v, mask_FG, key_mask_BM, bias_HNM) -> out, for what is on one
-      device.
+    local: (q, k, v, Selected) -> out, for what is on one device.
+    selected: of whole arrays.
     implementation: of `local`; the ring is its own.
     (others: as in `attention.attend`; whole arrays, split or not.)
 
@@ -52,10 +79,10 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
   """
   sizes = layout.ambient_sizes()
   if math.prod(sizes.values()) == 1:
-    return local(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM)
+    return local(q_BFNHD, k_BGMHD, v_BGMHD, selected)
   context = sizes.get(_AXIS, 1)
   tokens, heads = q_BFNHD.shape[_TOKENS], q_BFNHD.shape[_HEADS]
-  is_cross = (key_mask_BM is not None or bias_HNM is not None
+  is_cross = (selected.key_mask_BM is not None or selected.bias_HNM is not None
               or k_BGMHD.shape[_TOKENS] != tokens)
   is_divided = context > 1 and tokens % context == 0
   if context > 1 and not is_divided and not is_cross:
@@ -68,8 +95,9 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
   split_tokens = _AXIS if is_divided else None
   queries = PartitionSpec(batch, None, split_tokens, split_heads)
   keys = PartitionSpec(batch, None, None, split_heads) if is_cross else queries
-  own_heads = heads // (sizes['tensor'] if split_heads else 1)
-  is_ring = context > 1 and not is_cross and own_heads % context != 0
+  own_heads = _own_heads(heads, sizes)
+  lacks_heads = context > 1 and not is_cross and own_heads % context != 0
+  is_ring = lacks_heads and selected.mixture is None
   if is_ring and implementation not in ('auto', 'xla'):
     raise ValueError(
         f'attention implementation={implementation!r} (config.model.attention) '
@@ -79,34 +107,67 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, mask_FG, key_mask_BM, bias_HNM,
     run = local
   elif is_ring:
     run = _ring
+  elif lacks_heads:
+    run = functools.partial(_gathered, local)
   else:
     run = functools.partial(_all_to_all, local)
   # A constant mask stays a constant; any other is an argument like the rest.
-  constant = None if isinstance(mask_FG, jax.Array) else mask_FG
-  others = (mask_FG if constant is None else None, key_mask_BM, bias_HNM)
-  specs = (PartitionSpec(), PartitionSpec(batch),
-           PartitionSpec(split_heads, split_tokens))
-  specs = tuple(spec if x is not None else None
-                for x, spec in zip(others, specs))
+  is_constant = isinstance(selected.mask_FG, np.ndarray)
+  arrays = selected._replace(mask_FG=None) if is_constant else selected
+  specs = _specs(arrays, batch, split_heads, split_tokens)
 
-  def manual(q, k, v, mask, key_mask, bias):
-    return run(q, k, v, constant if mask is None else mask, key_mask, bias)
+  def manual(q, k, v, arrays):
+    if is_constant:
+      arrays = arrays._replace(mask_FG=selected.mask_FG)
+    return run(q, k, v, arrays)
 
   return jax.shard_map(
-      manual, in_specs=(queries, keys, keys, *specs), out_specs=queries,
-      check_vma=False)(q_BFNHD, k_BGMHD, v_BGMHD, *others)
+      manual, in_specs=(queries, keys, keys, specs), out_specs=queries,
+      check_vma=False)(q_BFNHD, k_BGMHD, v_BGMHD, arrays)
 
 
-def _all_to_all(local, q, k, v, mask_FG, *unused_of_cross):
+def _own_heads(heads: int, sizes) -> int:
+  split = layout.dividing(heads, ('tensor',), sizes)
+  return heads // (sizes['tensor'] if split else 1)
+
+
+def _specs(selected: Selected, batch, split_heads, split_tokens) -> Selected:
+  """How each array of a selection is split."""
+  specs = Selected(
+      PartitionSpec(), PartitionSpec(batch),
+      PartitionSpec(split_heads, split_tokens), None)
+  specs = Selected(*(None if x is None else spec
+                     for x, spec in zip(selected, specs)))
+  if selected.mixture is None:
+    return specs
+  mixture = jax.tree.map(lambda _: PartitionSpec(batch), selected.mixture)
+  if mixture.rng_BH is not None:
+    mixture = mixture.replace(rng_BH=PartitionSpec(batch, split_heads))
+  return specs._replace(mixture=mixture)
+
+
+def _all_to_all(local, q, k, v, selected: Selected):
   """Tokens to heads, attention, heads to tokens."""
   exchange = functools.partial(lax.all_to_all, axis_name=_AXIS, tiled=True)
+  mixture = selected.mixture
+  if mixture is not None and mixture.rng_BH is not None:
+    heads = q.shape[_HEADS] // lax.axis_size(_AXIS)
+    own = lax.dynamic_slice_in_dim(
+        mixture.rng_BH, lax.axis_index(_AXIS) * heads, heads, axis=1)
+    selected = selected._replace(mixture=mixture.replace(rng_BH=own))
   q, k, v = (exchange(x, split_axis=_HEADS, concat_axis=_TOKENS)
              for x in (q, k, v))
-  out = local(q, k, v, mask_FG, None, None)
+  out = local(q, k, v, selected)
   return exchange(out, split_axis=_TOKENS, concat_axis=_HEADS)
 
 
-def _ring(q_BFNHD, k_BGNHD, v_BGNHD, mask_FG, *unused_of_cross):
+def _gathered(local, q, k, v, selected: Selected):
+  """All keys and values for the device's own queries."""
+  k, v = (lax.all_gather(x, _AXIS, axis=_TOKENS, tiled=True) for x in (k, v))
+  return local(q, k, v, selected)
+
+
+def _ring(q_BFNHD, k_BGNHD, v_BGNHD, selected: Selected):
   """Eq. (1), with keys and values passed on after each block."""
   size = lax.axis_size(_AXIS)
   neighbours = [(i, (i + 1) % size) for i in range(size)]
@@ -118,9 +179,9 @@ def _ring(q_BFNHD, k_BGNHD, v_BGNHD, mask_FG, *unused_of_cross):
     k, v = keys_values
     logits = jnp.einsum('bfnhd,bgmhd->bhfngm', q_BFNHD * scale, k,
                         preferred_element_type=jnp.float32)
-    if mask_FG is not None:
-      logits = jnp.where(jnp.asarray(mask_FG)[:, None, :, None], logits,
-                         MASKED)
+    if selected.mask_FG is not None:
+      allowed = jnp.asarray(selected.mask_FG)[:, None, :, None]
+      logits = jnp.where(allowed, logits, MASKED)
     new = jnp.maximum(largest, lax.stop_gradient(logits.max((-2, -1))))
     weights = jnp.exp(logits - new[..., None, None])
     kept = jnp.exp(largest - new)

@@ -16,6 +16,7 @@ from worldsim_jax.attention import rope
 from worldsim_jax.attention import splash
 from worldsim_jax.attention.attend import attend
 from worldsim_jax.attention.kv_cache import KeyValues
+from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.parallel import layout
 
 EPSILON = 1e-6
@@ -29,12 +30,13 @@ class LayerInputs(NamedTuple):
   Attributes:
     modulation: [B, F, 6, C], or per token [B, F, N, 6, C]: shift, scale, gate
       of attention and FFN. Its dtype is that of modulation and norms.
-    text: [B, L, C], or None.
+    text: [B, L, C], or [B, G, L, C], a text for each shot; or None.
     angles: RoPE angles of the call's own frames, [F, N, D/2].
     cache_angles: RoPE angles of the cached frames, [S, N, D/2], or None.
     mask: bool [F, G] over cached and own frames, or [1, G]; None without a
       cache.
     image: [B, M, C], embedded tokens of a picture beside the text, or None.
+    mixture: of the call's own frames, instead of a mask; or None.
   """
   modulation: jax.Array
   text: jax.Array | None
@@ -42,6 +44,18 @@ class LayerInputs(NamedTuple):
   cache_angles: jax.Array | None
   mask: jax.Array | None
   image: jax.Array | None = None
+  mixture: moc.Mixture | None = None
+
+
+class OfLayer(NamedTuple):
+  """What one layer has to itself.
+
+  Attributes:
+    cached: its part of the cache, or None.
+    rng_BH: its keys for a mixture, or None.
+  """
+  cached: KeyValues | None = None
+  rng_BH: jax.Array | None = None
 
 
 class RMSNorm(nn.Module):
@@ -75,33 +89,37 @@ class SelfAttention(nn.Module):
       keys = jnp.concatenate([past, keys], axis=1)
       values = jnp.concatenate([cached.v.astype(v.dtype), v], axis=1)
     out = checkpoint_name(
-        attend(q_roped, keys, values, inputs.mask, self.implementation),
-        ATTENTION_OUTPUT)
+        attend(q_roped, keys, values, inputs.mask, self.implementation,
+               mixture=inputs.mixture), ATTENTION_OUTPUT)
     return dense('o')(out.reshape(x_BFNC.shape)), KeyValues(k, v)
 
 
 class CrossAttention(nn.Module):
   """Attention to the text tokens, padding included, without gate.
 
-  Tokens of a picture, if given, have their own keys, values and softmax.
+  Tokens of a picture, if given, have their own keys, values and softmax. Of
+  several texts a frame reads those that `texts` [F, G] says, or all.
   """
   num_heads: int
   dtype: Any
   implementation: str
+  texts: tuple[tuple[bool, ...], ...] | None = None
 
   @nn.compact
-  def __call__(self, x_BFNC, text_BLC, image_BMC=None):
+  def __call__(self, x_BFNC, text, image_BMC=None):
     dense = _dense(x_BFNC.shape[-1], self.dtype)
     heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
 
-    def read(tokens_BLC, suffix):
-      tokens = tokens_BLC[:, None]  # One frame of L tokens.
+    def read(tokens, suffix, mask=None):
+      if tokens.ndim == 3:
+        tokens = tokens[:, None]  # One frame of L tokens.
       k = heads(RMSNorm(name=f'norm_k{suffix}')(dense(f'k{suffix}')(tokens)))
       v = heads(dense(f'v{suffix}')(tokens))
-      return attend(q, k, v, None, self.implementation)
+      return attend(q, k, v, mask, self.implementation)
 
-    out = read(text_BLC, '')
+    is_each = text.ndim == 4 and self.texts is not None
+    out = read(text, '', np.array(self.texts) if is_each else None)
     if image_BMC is not None:
       out += read(image_BMC, '_img')
     return dense('o')(out.reshape(x_BFNC.shape))
@@ -144,10 +162,11 @@ class Block(nn.Module):
   gate_init: float
   return_kv: bool
   static_mask: tuple[tuple[bool, ...], ...] | None = None
+  texts: tuple[tuple[bool, ...], ...] | None = None
   return_tokens: bool = False
 
   @nn.compact
-  def __call__(self, x_BFNC, cached: KeyValues | None, inputs: LayerInputs):
+  def __call__(self, x_BFNC, own: OfLayer, inputs: LayerInputs):
     x_BFNC = checkpoint_name(x_BFNC, LAYER_INPUT)
     dim = x_BFNC.shape[-1]
     table = self.param('modulation', self._init_modulation, (6, dim))
@@ -158,13 +177,17 @@ class Block(nn.Module):
 
     if self.static_mask is not None:
       inputs = inputs._replace(mask=np.array(self.static_mask))
+    if inputs.mixture is not None:
+      inputs = inputs._replace(
+          mixture=inputs.mixture.replace(rng_BH=own.rng_BH))
     hidden = modulated_norm(x_BFNC, shift1, scale1)
     update, kv = SelfAttention(**attention, name='self_attn')(
-        hidden, inputs, cached)
+        hidden, inputs, own.cached)
     x_BFNC = (x_BFNC + gate1 * update).astype(x_BFNC.dtype)
     if inputs.text is not None:
       hidden = layer_norm(affine=True, name='norm3')(x_BFNC)
-      x_BFNC += CrossAttention(**attention, name='cross_attn')(
+      x_BFNC += CrossAttention(
+          **attention, texts=self.texts, name='cross_attn')(
           hidden.astype(x_BFNC.dtype), inputs.text, inputs.image)
     hidden = modulated_norm(x_BFNC, shift2, scale2)
     hidden = layout.constrain_tokens(

@@ -43,6 +43,7 @@ from worldsim_jax.attention import rope
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import residual
 from worldsim_jax.models import blocks
+from worldsim_jax.models import remat
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.parallel import layout
 
@@ -52,20 +53,6 @@ PARAMETERIZATIONS = ('velocity', 'residual')
 # layer, and the head (Wan's own autocast). 'pure': nothing (Self Forcing).
 POLICIES = ('mixed', 'wan', 'pure')
 XAVIER = nn.initializers.xavier_uniform()
-# What the backward pass keeps of a layer, besides its input: everything,
-# nothing, what products with parameters gave, what attention gave; 'offload'
-# keeps nothing and the inputs in the host's memory.
-REMAT_POLICIES = {
-    'none': None,
-    'full': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'attention': jax.checkpoint_policies.save_only_these_names(
-        blocks.ATTENTION_OUTPUT),
-    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[blocks.LAYER_INPUT],
-        offload_src='device', offload_dst='pinned_host'),
-}
 
 
 class VideoTransformer(nn.Module):
@@ -97,7 +84,7 @@ class VideoTransformer(nn.Module):
       takes thousands of steps to open; 1 suits short trainings.
     dtype: of the matrix products and attention ('float32', 'bfloat16').
     policy: of POLICIES; all are the same where dtype is 'float32'.
-    remat: a key of REMAT_POLICIES.
+    remat: a key of remat.POLICIES.
     unroll: layers per iteration of the scan; more compiles longer, runs faster.
     attention: implementation, see attention/attend.py.
   """
@@ -171,15 +158,20 @@ class VideoTransformer(nn.Module):
         jnp.float32 if self.policy == 'wan' else dtype))
     e, modulation = self._time(timesteps_BF, conditioning)
     angles, cache_angles, mask = self._positions(frames, grid, context, cache)
+    mixture = self._mixture(context, cache)
+    rngs = None if mixture is None else mixture.rng_BH
     inputs = blocks.LayerInputs(
         modulation, self._text(conditioning), angles, cache_angles, mask,
-        self._clip(conditioning))
+        self._clip(conditioning), mixture and mixture.replace(rng_BH=None))
     is_static = context is not None and (
         cache is None or _speaks_of(context, cache))
-    static_mask = context.mask if is_static else None
-    layers = self._layers(static_mask, cache is not None, bool(read_after))
+    layers = self._layers(
+        static_mask=context.mask if is_static else None,
+        texts=context and context.texts, return_kv=cache is not None,
+        return_tokens=bool(read_after))
     past = None if cache is None else kv_cache.KeyValues(cache.k, cache.v)
-    tokens, (kv, read_LBFNC) = layers(tokens, past, inputs)
+    tokens, (kv, read_LBFNC) = layers(
+        tokens, blocks.OfLayer(past, rngs), inputs)
     patches = self._head(tokens, e)
     out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
     if is_residual:
@@ -189,7 +181,7 @@ class VideoTransformer(nn.Module):
     return (out, *extra) if extra else out
 
   def _check(self):
-    for name, allowed in (('remat', tuple(REMAT_POLICIES)),
+    for name, allowed in (('remat', tuple(remat.POLICIES)),
                           ('parameterization', PARAMETERIZATIONS),
                           ('policy', POLICIES)):
       value = getattr(self, name)
@@ -222,18 +214,24 @@ class VideoTransformer(nn.Module):
           (*x_BFHWC.shape[:-1], self.concatenated_channels)))
     return full
 
-  def _layers(self, static_mask, return_kv: bool, return_tokens: bool):
+  def _mixture(self, context, cache):
+    if context is None or context.mixture is None:
+      return None
+    if cache is not None or context.mask is not None:
+      raise ValueError('a context with a mixture is without mask and cache.')
+    return context.mixture
+
+  def _layers(self, **of_call):
     block = blocks.Block
     if self.remat != 'none':
       block = nn.remat(
-          block, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
+          block, prevent_cse=False, policy=remat.POLICIES[self.remat])
     return nn.scan(
         block, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(0, nn.broadcast), length=self.num_layers, unroll=self.unroll)(
             ffn_dim=self.ffn_dim, num_heads=self.num_heads,
             dtype=jnp.dtype(self.dtype), implementation=self.attention,
-            gate_init=self.gate_init, static_mask=static_mask,
-            return_kv=return_kv, return_tokens=return_tokens, name='blocks')
+            gate_init=self.gate_init, name='blocks', **of_call)
 
   def _time(self, timesteps_BF, conditioning):
     """e [B, F, C] and the layers' modulation [B, F, 6, C], or per token."""

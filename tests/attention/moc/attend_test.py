@@ -24,9 +24,12 @@ OTHER = Blocks(32, 8, 8, 24)
 def run(q, k, v, table, rules, top_k, implementation='xla', blocks=SMALL,
         how=None, rng=None):
   plan = moc.plan(table, rules, q.shape[1], blocks)
+  rngs = None if rng is None else jax.random.split(
+      rng, (q.shape[0], q.shape[2]))
   return moc.attend(
-      q, k, v, plan, rules, how or routing.Routing(top_k), blocks,
-      implementation, rng, interpret=implementation == 'pallas')
+      q, k, v, moc.Mixture(plan, rngs, rules, how or routing.Routing(top_k),
+                           blocks, implementation),
+      interpret=implementation == 'pallas')
 
 
 def value_and_gradients(q, k, v, *args, cotangent=None):
@@ -200,8 +203,9 @@ class AttendTest(parameterized.TestCase):
     options = dict(implementation='xla', top_k=1) | change
     plan = moc.plan(drawn.table(0), rules, drawn.TOKENS, SMALL)
     with self.assertRaisesRegex(ValueError, message):
-      moc.attend(q, k, v, plan, rules, routing.Routing(options['top_k']), SMALL,
-                 options['implementation'])
+      moc.attend(q, k, v, moc.Mixture(
+          plan, None, rules, routing.Routing(options['top_k']), SMALL,
+          options['implementation']))
 
   def test_heads_that_a_kernel_cannot_take_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'multiple of 128 .* have 64 in'):

@@ -34,7 +34,7 @@ class PackingTest(parameterized.TestCase):
     table, rules = drawn.table(seed), chunks.Rules(causal, scope, window)
     found = jax.tree.map(np.asarray, jax.jit(
         lambda table: packing.anchors(
-            table, rules, drawn.TOKENS, TILE, BLOCK))(table))
+            table, table, rules, drawn.TOKENS, TILE, BLOCK))(table))
     chunk = np.asarray(table.chunk_of_token(drawn.TOKENS))
     expected = np.asarray(reference.of_anchors(table, rules))
     for b in range(table.batch):
@@ -48,9 +48,9 @@ class PackingTest(parameterized.TestCase):
       np.testing.assert_array_equal(
           read, pairs(found.readers, b, by_block.shape[0]).T)
       # No mask within a block: all its tokens are read by all of the tile's.
+      queries = found.queries.token[b].reshape(-1, TILE) < drawn.TOKENS
       whole = by_block.sum((1, 3)) == (
-          (found.queries.token[b].reshape(-1, TILE) < drawn.TOKENS).sum(1)[:, None]
-          * found.keys.valid[b])
+          queries.sum(1)[:, None] * found.keys.valid[b])
       self.assertTrue(whole[read].all())
 
   def test_every_token_has_one_row_and_blocks_one_unit(self):

@@ -19,7 +19,9 @@ def select(q, k, table, rules, how, rng=None):
   means = routing.descriptors(k, table.chunk_of_token(tokens),
                               table.num_chunks)
   return routing.select(q, means, table, rules, how,
-                        table.shot_of_token(tokens), rng)
+                        table.shot_of_token(tokens),
+                        None if rng is None else jax.random.split(
+                            rng, (q.shape[0], q.shape[2])))
 
 
 class RoutingTest(parameterized.TestCase):

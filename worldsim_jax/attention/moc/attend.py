@@ -11,13 +11,13 @@ An explicit choice that cannot run raises, it never falls back.
 from typing import NamedTuple
 
 import chex
+import flax.struct
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from worldsim_jax.attention.moc import chunks as chunks_lib
-from worldsim_jax.attention.moc import executors
-from worldsim_jax.attention.moc import mixture
+from worldsim_jax.attention.moc import mixture as mix
 from worldsim_jax.attention.moc import packing
 from worldsim_jax.attention.moc import reference
 from worldsim_jax.attention.moc import routing as routing_lib
@@ -36,79 +36,101 @@ class Plan(NamedTuple):
   """All that depends on the chunks only: once for all layers.
 
   Attributes:
-    table: of the sequence.
-    shot_BT: int32, of each token.
-    chunk_BT: int32, of each token.
+    table: of the keys.
+    shot_BT: int32, of each query.
+    chunk_BS: int32, of each key.
     anchors: what is always read.
     chunks: keys packed chunk by chunk.
   """
   table: chunks_lib.ChunkTable
   shot_BT: jax.Array
-  chunk_BT: jax.Array
+  chunk_BS: jax.Array
   anchors: packing.Anchors
   chunks: packing.Packing
 
 
+@flax.struct.dataclass
+class Mixture:
+  """What attention is told of chunks.
+
+  Attributes:
+    plan: of `plan`, with these rules and blocks.
+    rng_BH: keys of this step and layer, for dropping; None at inference.
+    rules: who reads what always, and may be routed where.
+    routing: how many chunks are chosen.
+    blocks: sizes of tiles and blocks.
+    implementation: see the module docstring.
+  """
+  plan: Plan
+  rng_BH: jax.Array | None = None
+  rules: chunks_lib.Rules = flax.struct.field(
+      pytree_node=False, default=chunks_lib.Rules())
+  routing: routing_lib.Routing = flax.struct.field(
+      pytree_node=False, default=routing_lib.Routing(1))
+  blocks: blocks_lib.Blocks = flax.struct.field(
+      pytree_node=False, default=blocks_lib.BLOCKS[-1][1])
+  implementation: str = flax.struct.field(pytree_node=False, default='auto')
+
+
 def plan(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
-         num_tokens: int, blocks: blocks_lib.Blocks) -> Plan:
+         num_tokens: int, blocks: blocks_lib.Blocks, parts: int = 1) -> Plan:
   """Packs a sequence.
 
   Args:
     table: its chunks.
     rules: who reads what always.
-    num_tokens: T.
+    num_tokens: of the keys.
     blocks: sizes of tiles and blocks.
+    parts: of which the queries are one: of every shot as many tokens as each
+      other part has.
 
   Raises:
     ValueError: if the table does not fit, see chunks.check.
   """
-  chunks_lib.check(table, rules, num_tokens)
+  chunks_lib.check(table, rules, num_tokens, parts)
   is_video = jnp.asarray(table.kind) == chunks_lib.VIDEO
   numbers = jnp.arange(table.num_chunks)
+  queries = table.part(parts)
   return Plan(
-      table, table.shot_of_token(num_tokens), table.chunk_of_token(num_tokens),
-      packing.anchors(table, rules, num_tokens, blocks.anchor_tile,
-                      blocks.anchor_block),
+      table, queries.shot_of_token(num_tokens // parts),
+      table.chunk_of_token(num_tokens),
+      packing.anchors(table, queries, rules, num_tokens, blocks.anchor_tile,
+                      blocks.anchor_block, parts),
       packing.pack(table, jnp.where(is_video, numbers, -1), table.num_chunks,
                    num_tokens, blocks.chunk_block))
 
 
-def attend(q_BTHD, k_BTHD, v_BTHD, plan: Plan, rules: chunks_lib.Rules,
-           routing: routing_lib.Routing, blocks: blocks_lib.Blocks,
-           implementation: str = 'auto', rng=None, interpret=False):
+def attend(q_BTHD, k_BSHD, v_BSHD, mixture: Mixture, interpret=False):
   """Attention of every token over its anchors and k chunks of its choice.
 
   Args:
-    q_BTHD, k_BTHD, v_BTHD: float32 or bfloat16.
-    plan: of `plan`, with the same rules and blocks.
-    rules: who reads what always, and may be routed where.
-    routing: how many chunks are chosen.
-    blocks: sizes of tiles and blocks.
-    implementation: see the module docstring.
-    rng: key of this step and layer, for dropping; None at inference.
+    q_BTHD: float32 or bfloat16; of all tokens, or of the plan's part of them.
+    k_BSHD, v_BSHD: of all tokens.
+    mixture: see above.
     interpret: for 'pallas', see executors.pallas_tpu.executor.
 
   Returns:
     [B, T, H, D] in the dtype of q; 0 for padding.
   """
-  chex.assert_equal_shape([q_BTHD, k_BTHD, v_BTHD])
-  routing.check()
-  implementation = chosen(
-      implementation, q_BTHD.shape[-1], q_BTHD.dtype, bool(interpret))
+  plan = mixture.plan
+  chex.assert_equal_shape([k_BSHD, v_BSHD])
+  mixture.routing.check()
+  implementation = chosen(mixture.implementation, q_BTHD.shape[-1],
+                          q_BTHD.dtype, bool(interpret))
+  means = routing_lib.descriptors(
+      k_BSHD, plan.chunk_BS, plan.table.num_chunks)
   selection = checkpoint_name(routing_lib.select(
-      q_BTHD, routing_lib.descriptors(
-          k_BTHD, plan.chunk_BT, plan.table.num_chunks),
-      plan.table, rules, routing, plan.shot_BT, rng), SELECTION)
+      q_BTHD, means, plan.table, mixture.rules, mixture.routing, plan.shot_BT,
+      mixture.rng_BH), SELECTION)
   if implementation == 'reference':
     return reference.attend(
-        q_BTHD, k_BTHD, v_BTHD, plan.table, rules, selection)
+        q_BTHD, k_BSHD, v_BSHD, plan.table, mixture.rules, selection)
   batch, tokens, heads, dim = q_BTHD.shape
-  by_anchors, by_chunks = _executors(implementation, blocks, interpret)
-  fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, tokens, dim)
-  out = mixture.mixture(
-      by_anchors, by_chunks, fold(q_BTHD), fold(k_BTHD), fold(v_BTHD),
-      plan.anchors, plan.chunks,
-      selection.reshape(batch * heads, -1, tokens))
+  fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, dim)
+  by_anchors, by_chunks = _executors(implementation, mixture.blocks, interpret)
+  out = mix.mixture(
+      by_anchors, by_chunks, fold(q_BTHD), fold(k_BSHD), fold(v_BSHD),
+      plan.anchors, plan.chunks, selection.reshape(batch * heads, -1, tokens))
   return out.reshape(batch, heads, tokens, dim).swapaxes(1, 2)
 
 

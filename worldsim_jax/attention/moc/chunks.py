@@ -90,6 +90,13 @@ class ChunkTable:
     return jnp.take_along_axis(
         shot_BC, self.chunk_of_token(num_tokens), axis=1)
 
+  def part(self, parts: int) -> 'ChunkTable':
+    """Of a sequence that has one of `parts` equal parts of every shot."""
+    if parts == 1:
+      return self
+    ends = jnp.cumsum(self.size, axis=1) // parts
+    return self.replace(size=jnp.diff(ends, axis=1, prepend=0))
+
 
 def table(samples, num_chunks: int = 0, num_shots: int = 0,
           num_texts: int = 0) -> ChunkTable:
@@ -157,12 +164,13 @@ def of_shots(shot_tokens, chunk: int, text_tokens: int = 0):
   return found
 
 
-def check(chunks: ChunkTable, rules: Rules, num_tokens: int):
+def check(chunks: ChunkTable, rules: Rules, num_tokens: int, parts: int = 1):
   """Compares a table with the sequence that it is for.
 
   Raises:
-    ValueError: if it does not cover the sequence (tables that a program
-      computes cannot be asked), or a rule is unknown.
+    ValueError: if it does not cover the sequence, or a shot has no `parts`
+      equal parts (tables that a program computes cannot be asked), or a rule is
+      unknown.
   """
   if rules.text_scope not in TEXT_SCOPES:
     raise ValueError(f'text_scope={rules.text_scope!r} is not one of '
@@ -170,9 +178,15 @@ def check(chunks: ChunkTable, rules: Rules, num_tokens: int):
   if rules.window < 0:
     raise ValueError(f'window={rules.window} must be at least 0 '
                      '(config.moc.window).')
-  if isinstance(chunks.size, np.ndarray):
-    for i, covered in enumerate(chunks.size.sum(axis=1)):
-      if covered != num_tokens:
+  if not isinstance(chunks.size, np.ndarray):
+    return
+  for i, sizes in enumerate(chunks.size):
+    if sizes.sum() != num_tokens:
+      raise ValueError(f'the chunks of sample {i} cover {sizes.sum()} tokens, '
+                       f'but the sequence has {num_tokens}.')
+    is_last = np.append(np.diff(chunks.shot[i]) != 0, True)
+    for end in np.cumsum(sizes)[is_last]:
+      if end % parts:
         raise ValueError(
-            f'the chunks of sample {i} cover {covered} tokens, but the '
-            f'sequence has {num_tokens}.')
+            f'a shot of sample {i} ends with token {end}, which {parts} '
+            'devices cannot share (config.mesh.context).')

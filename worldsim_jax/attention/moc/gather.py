@@ -88,7 +88,7 @@ def _ranks(selection_KT, chunks: int):
   blocks = blocks.reshape(slots, -1, size).swapaxes(0, 1)
 
   def count(before_C, chosen_KQ):
-    # At most one slot of a query is of a chunk, so the sum over slots is 0 or 1.
+    # At most one slot of a query is of a chunk: the sum over slots is 0 or 1.
     is_of_KQC = chosen_KQ[..., None] == jnp.arange(chunks)
     chose_QC = is_of_KQC.sum(axis=0, dtype=jnp.int32)
     earlier_QC = before_C + jnp.cumsum(chose_QC, axis=0) - chose_QC

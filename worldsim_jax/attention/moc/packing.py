@@ -117,24 +117,27 @@ class Anchors(NamedTuple):
   readers: Ranges
 
 
-def anchors(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
-            num_tokens: int, tile: int, block: int) -> Anchors:
+def anchors(table: chunks_lib.ChunkTable, queries: chunks_lib.ChunkTable,
+            rules: chunks_lib.Rules, num_tokens: int, tile: int,
+            block: int, parts: int = 1) -> Anchors:
   """Packs a sequence shot by shot.
 
   Args:
-    table: of the sequence.
+    table: of the keys.
+    queries: of the queries: a part of the same sequence.
     rules: who reads what.
-    num_tokens: T.
+    num_tokens: of the keys.
     tile: queries of a tile.
     block: keys of a block.
+    parts: which the queries are one of.
   """
   shots, texts = table.num_shots, table.num_texts
   is_text = jnp.asarray(table.kind) == chunks_lib.TEXT
   is_video = jnp.asarray(table.kind) == chunks_lib.VIDEO
   shot = jnp.asarray(table.shot)
   # Global texts are the queries of a shot of their own, in front.
-  queries = pack(table, jnp.where(is_text | is_video, shot + 1, -1), shots + 1,
-                 num_tokens, tile)
+  packed = pack(queries, jnp.where(is_text | is_video, shot + 1, -1), shots + 1,
+                num_tokens // parts, tile)
   comes_before = is_text[:, None] & (
       (shot[:, None] < shot[:, :, None])
       | jnp.tril(shot[:, None] == shot[:, :, None], -1))
@@ -146,9 +149,9 @@ def anchors(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
       lambda at, shot: jnp.zeros(texts, jnp.int32).at[at].set(
           shot, mode='drop'))(jnp.where(is_text, text_unit, texts), shot)
   return Anchors(
-      queries, keys,
-      _of_blocks(queries, _read(rules, keys, shot, text_blocks, texts)),
-      _of_blocks(keys, _readers(rules, queries, shot_of_text)))
+      packed, keys,
+      _of_blocks(packed, _read(rules, keys, shot, text_blocks, texts)),
+      _of_blocks(keys, _readers(rules, packed, shot_of_text)))
 
 
 def _read(rules, keys: Packing, shot_BC, text_blocks_BC, texts: int) -> Ranges:

@@ -14,9 +14,11 @@ The paper publishes neither number, hence both are off by default:
   drop-in   m ~ Poisson(drop_in) random candidates are added, at most
             MOST_DROPPED_IN
 
-Their dice depend on the key and on the query's place only.
+Their dice depend on the head's key and on the query's place only, so they fall
+alike however heads and samples are spread over devices.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -85,7 +87,7 @@ def candidates(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules, shot_BT):
 
 
 def select(q_BTHD, descriptors_BCHD, table: chunks_lib.ChunkTable,
-           rules: chunks_lib.Rules, routing: Routing, shot_BT, rng=None):
+           rules: chunks_lib.Rules, routing: Routing, shot_BT, rng_BH=None):
   """The chunks that each query of each head reads besides its anchors.
 
   Args:
@@ -96,7 +98,7 @@ def select(q_BTHD, descriptors_BCHD, table: chunks_lib.ChunkTable,
     routing: how many.
     shot_BT: int32, the shot of each query; a query of shot GLOBAL is routed
       nowhere if causal.
-    rng: key of this layer and step, for dropping; None at inference.
+    rng_BH: keys of this layer and step, for dropping; None at inference.
 
   Returns:
     int32 [B, H, K, T], each chunk at most once, EMPTY in unused slots.
@@ -116,11 +118,11 @@ def select(q_BTHD, descriptors_BCHD, table: chunks_lib.ChunkTable,
         precision='highest')
     allowed = candidates(table, rules, shot_BQ)[:, None]
     chosen = _top(jnp.where(allowed, scores, -jnp.inf), routing.top_k)
-    if rng is not None:
-      chosen = _disturbed(
-          chosen, jnp.broadcast_to(allowed, scores.shape), routing,
-          jax.random.fold_in(rng, i))
-    return chosen
+    if rng_BH is None:
+      return chosen
+    disturbed = functools.partial(_disturbed, routing=routing, block=i)
+    return jax.vmap(jax.vmap(disturbed))(
+        chosen, jnp.broadcast_to(allowed, scores.shape), rng_BH)
 
   chosen = jax.lax.map(
       of_block, (jnp.arange(padded // size),
@@ -139,9 +141,9 @@ def _top(scores, k: int):
                  constant_values=EMPTY)
 
 
-def _disturbed(chosen, allowed, routing: Routing, rng):
-  """Some of the chosen chunks removed, some candidates added."""
-  rngs = jax.random.split(rng, 4)
+def _disturbed(chosen, allowed, rng, routing: Routing, block):
+  """Some of a head's chosen chunks removed, some candidates added."""
+  rngs = jax.random.split(jax.random.fold_in(rng, block), 4)
   rows = (*chosen.shape[:-1], 1)
   part = jax.random.uniform(rngs[0], rows) * routing.drop_off
   dice = jax.random.uniform(rngs[1], chosen.shape)
