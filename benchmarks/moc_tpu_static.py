@@ -1,0 +1,97 @@
+"""Kernels of the Mixture of Contexts as the TPU compiler schedules them.
+
+For each chip, kernel and size of tile and block: cycles of the fast path, that
+is of one tile with one whole block, beside what the matrix units alone need,
+
+  ideal = products · 2 · tile · block · D / (FLOP per cycle of a core)
+
+with 2 products forwards, 3 for dq and 4 for dk and dv, bf16 and D = 128. Nothing
+is measured: these are lengths of programs. `spills` are stores to free a
+register, `loop` the cycles that a step of the grid adds.
+
+The sizes with the largest share are the committed ones, executors/blocks.py.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from benchmarks import llo
+from worldsim_jax.errors import UserError
+
+# FLOP of a core's matrix units per cycle in bf16: 4 of 128 x 128, 2 of 256².
+CHIPS = {'v5e:1x1': 4 * 2 * 128**2, 'v5p:2x2x1': 4 * 2 * 128**2,
+         'v6e:1x1': 2 * 2 * 256**2, 'tpu7x:2x2x1': 2 * 2 * 256**2}
+SIZES = ((256, 512), (512, 256), (512, 512), (1024, 512), (512, 1024))
+PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4}
+DIM = 128
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def benchmark(options):
+  """A row per chip, kernel and size."""
+  del options
+  return [row for chip in CHIPS for size in SIZES for row in _rows(chip, *size)]
+
+
+def _rows(chip: str, tile: int, block: int):
+  with tempfile.TemporaryDirectory() as folder:
+    # libtpu reads its arguments once, when it is loaded.
+    done = subprocess.run(
+        [sys.executable, '-m', 'benchmarks.moc_tpu_static', chip, str(tile),
+         str(block)], cwd=ROOT, check=False, capture_output=True, text=True,
+        env=os.environ | {'LIBTPU_INIT_ARGS': llo.dumping(folder)})
+    if done.returncode:
+      raise UserError(f'{chip} {tile}x{block}: the compiler failed:\n'
+                      f'{done.stderr[-2000:]}')
+    return [_row(chip, tile, block, kernel, llo.segments(folder, kernel))
+            for kernel in PRODUCTS]
+
+
+def _row(chip, tile, block, kernel, segments):
+  most = max(s.used['MXU'] for s in segments)
+  # The ragged path has comparisons and selections more.
+  fast = min((s for s in segments if s.used['MXU'] > most / 2),
+             key=lambda s: s.used['VALU'])
+  ideal = PRODUCTS[kernel] * 2 * tile * block * DIM / CHIPS[chip]
+  return {'chip': chip.split(':')[0], 'kernel': kernel, 'tile': tile,
+          'block': block, 'cycles': fast.bundles, 'ideal_cycles': round(ideal),
+          'mxu_share': min(1., ideal / fast.bundles),
+          'spills': fast.used['VSTORE:SPILL'],
+          'loop': sum(s.bundles for s in segments if s.label in ('LB', 'PF'))}
+
+
+def compile_kernels(topology: str, tile: int, block: int):
+  """All three, for one chip, with two heads and three ranges a tile."""
+  from worldsim_jax.parallel import topologies
+  topologies.use_no_accelerator()
+  import jax
+  import jax.numpy as jnp
+  from worldsim_jax.attention.moc import executors
+  from worldsim_jax.attention.moc import packing
+  from worldsim_jax.attention.moc.executors import pallas_tpu
+  from worldsim_jax.parallel import mesh as meshes
+
+  mesh = meshes.make_mesh({'data': 1}, topologies.devices(topology)[1][:1])
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  array = lambda dtype, *shape: jax.ShapeDtypeStruct(
+      shape, dtype, sharding=split)
+  heads, tiles, blocks = 2, 8, 16
+  rows = lambda n: array(jnp.bfloat16, heads, n, DIM)
+  ranges = lambda n, r: packing.Ranges(*[array(jnp.int32, 1, n, r)] * 2)
+  keys = executors.Keys(rows(blocks * block), rows(blocks * block),
+                        array(jnp.int32, 1, blocks))
+  q, row = rows(tiles * tile), array(jnp.float32, heads, tiles * tile)
+  made = pallas_tpu.executor(tile, block)
+  with jax.set_mesh(mesh):
+    for fn, args in (
+        (made.forward, (q, keys, ranges(tiles, 3))),
+        (made.backward_queries, (q, keys, ranges(tiles, 3), q, row, row)),
+        (made.backward_keys, (q, keys, ranges(blocks, 1), q, row, row))):
+      jax.jit(fn).lower(*args).compile()
+
+
+if __name__ == '__main__':
+  compile_kernels(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

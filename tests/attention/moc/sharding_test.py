@@ -1,0 +1,89 @@
+"""A mixture whose heads, queries and samples are spread over devices."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldsim_jax.attention.attend import attend
+from worldsim_jax.attention import sequence
+from worldsim_jax.attention.moc import attend as moc
+from worldsim_jax.attention.moc import chunks
+from worldsim_jax.attention.moc import routing
+from worldsim_jax.attention.moc.executors.blocks import Blocks
+from worldsim_jax.parallel import mesh as meshes
+
+B, F, N, H, D = 2, 8, 8, 6, 4  # Shots of 3, 2 and 3 frames.
+SHOTS = [3 * N, 2 * N, 3 * N]
+SMALL = Blocks(8, 8, 8, 8)
+RULES = chunks.Rules()
+# (data, context, tensor) -> what the devices exchange, and what they do not.
+SPLITS = {(2, 2, 1): ('all-to-all', 'all-gather'),
+          (1, 2, 3): ('all-to-all', 'all-gather'),
+          (1, 4, 2): ('all-gather', 'all-to-all')}
+
+
+def draw(seed):
+  return np.float32(
+      np.random.default_rng(seed).normal(size=(B, F, N, H, D)))
+
+
+def run(data=1, context=1, tensor=1):
+  """(output, gradients, the compiled program), with chunks dropped."""
+  mesh = meshes.make_mesh(
+      {'data': data, 'context': context, 'tensor': tensor},
+      jax.devices()[:data * context * tensor])
+  table = chunks.table([chunks.of_shots(SHOTS, 12), chunks.of_shots(SHOTS, 20)])
+
+  @functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
+  def weighted(q, k, v):
+    plan = moc.plan(table, RULES, F * N, SMALL, sequence.query_parts(N, H))
+    mixture = moc.Mixture(
+        plan, jax.random.split(jax.random.key(0), (B, H)), RULES,
+        routing.Routing(2, drop_off=1., drop_in=1.), SMALL)
+    out = attend(q, k, v, mixture=mixture)
+    return jnp.sum(out * draw(3)), out
+
+  with jax.set_mesh(mesh):
+    program = jax.jit(weighted).lower(draw(0), draw(1), draw(2)).compile()
+    gradients, out = program(draw(0), draw(1), draw(2))
+  return np.asarray(out), [np.asarray(x) for x in gradients], program.as_text()
+
+
+alone = functools.cache(run)
+
+
+class ShardingTest(parameterized.TestCase):
+
+  @parameterized.parameters(*SPLITS)
+  def test_spread_over_devices_it_is_the_same(self, data, context, tensor):
+    if len(jax.devices()) < 8:
+      self.skipTest('needs eight devices')
+    out, gradients, text = run(data, context, tensor)
+    expected_out, expected, _ = alone()
+    # Sums of some thirty terms near 1 in fp32, in another order.
+    np.testing.assert_allclose(out, expected_out, atol=5e-6)
+    for found, wanted in zip(gradients, expected):
+      np.testing.assert_allclose(found, wanted, atol=2e-5)
+    exchanged, kept = SPLITS[data, context, tensor]
+    self.assertIn(exchanged, text)
+    self.assertNotIn(kept, text)
+
+  def test_a_shot_that_devices_cannot_share_is_named(self):
+    with self.assertRaisesRegex(
+        ValueError, 'shot of sample 0 ends with token 7, which 4 devices'):
+      moc.plan(chunks.table([[(7, 0, chunks.VIDEO), (9, 1, chunks.VIDEO)]]),
+               RULES, 16, SMALL, parts=4)
+
+  def test_masks_beside_a_mixture_are_refused(self):
+    q = draw(0)[:1, :, :, :1]
+    plan = moc.plan(chunks.of_frames(F, N), RULES, F * N, SMALL)
+    with self.assertRaisesRegex(ValueError, 'a mixture without masks'):
+      attend(q, q, q, np.ones((F, F), bool), mixture=moc.Mixture(plan))
+
+
+if __name__ == '__main__':
+  absltest.main()
