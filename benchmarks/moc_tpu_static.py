@@ -24,7 +24,7 @@ from worldsim_jax.errors import UserError
 # FLOP of a core's matrix units per cycle in bf16: 4 of 128 x 128, 2 of 256².
 CHIPS = {'v5e:1x1': 4 * 2 * 128**2, 'v5p:2x2x1': 4 * 2 * 128**2,
          'v6e:1x1': 2 * 2 * 256**2, 'tpu7x:2x2x1': 2 * 2 * 256**2}
-SIZES = ((256, 512), (512, 256), (512, 512), (1024, 512), (512, 1024))
+SIZES = ((512, 256), (512, 512), (1024, 512), (1024, 1024))
 PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4}
 DIM = 128
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -71,6 +71,7 @@ def compile_kernels(topology: str, tile: int, block: int):
   import jax.numpy as jnp
   from worldsim_jax.attention.moc import executors
   from worldsim_jax.attention.moc import packing
+  from worldsim_jax.attention.moc.executors import blocks as blocks_lib
   from worldsim_jax.attention.moc.executors import pallas_tpu
   from worldsim_jax.parallel import mesh as meshes
 
@@ -84,7 +85,9 @@ def compile_kernels(topology: str, tile: int, block: int):
   keys = executors.Keys(rows(blocks * block), rows(blocks * block),
                         array(jnp.int32, 1, blocks))
   q, row = rows(tiles * tile), array(jnp.float32, heads, tiles * tile)
-  made = pallas_tpu.executor(tile, block)
+  kind = mesh.devices.flat[0].device_kind
+  part = blocks_lib.of_kind(kind).part
+  made = pallas_tpu.executor(tile, block, part)
   with jax.set_mesh(mesh):
     for fn, args in (
         (made.forward, (q, keys, ranges(tiles, 3))),

@@ -166,5 +166,6 @@ def _executors(implementation: str, blocks: blocks_lib.Blocks, interpret):
   sizes = ((blocks.anchor_tile, blocks.anchor_block),
            (blocks.chunk_tile, blocks.chunk_block))
   if implementation == 'pallas':
-    return [pallas_tpu.executor(*size, interpret) for size in sizes]
+    return [pallas_tpu.executor(*size, blocks.part, interpret)
+            for size in sizes]
   return [xla.executor(*size) for size in sizes]

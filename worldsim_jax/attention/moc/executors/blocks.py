@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import jax
 
-from worldsim_jax.parallel import layout
-
 
 class Blocks(NamedTuple):
   """Rows that are worked on at a time.
@@ -18,26 +16,30 @@ class Blocks(NamedTuple):
   Attributes:
     anchor_tile, anchor_block: queries and keys of the anchors' branch.
     chunk_tile, chunk_block: of the routed one.
+    part: keys of a block that a TPU's forward kernel sums up at a time.
   """
   anchor_tile: int
   anchor_block: int
   chunk_tile: int
   chunk_block: int
+  part: int = 128
 
 
 # By the beginning of the device's kind; the last one fits all.
 BLOCKS = (
-    ('TPU v6', Blocks(1024, 512, 512, 256)),
-    ('TPU7', Blocks(1024, 512, 512, 256)),
+    ('TPU v6', Blocks(1024, 512, 512, 256, 256)),
+    ('TPU7', Blocks(1024, 512, 512, 256, 256)),
     ('TPU', Blocks(512, 512, 512, 256)),
     ('', Blocks(256, 512, 256, 256)),
 )
 
 
+def of_kind(kind: str) -> Blocks:
+  """Those of a device of this kind, such as 'TPU v5p'."""
+  return next(sizes for begin, sizes in BLOCKS if kind.startswith(begin))
+
+
 def of_device() -> Blocks:
   """Those of the device that is computed on, or compiled for."""
   device = jax.sharding.get_abstract_mesh().abstract_device
-  kind = device.device_kind if device else jax.devices()[0].device_kind
-  if layout.platform() != 'tpu':
-    kind = ''
-  return next(sizes for begin, sizes in BLOCKS if kind.startswith(begin))
+  return of_kind(device.device_kind if device else jax.devices()[0].device_kind)

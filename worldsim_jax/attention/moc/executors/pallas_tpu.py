@@ -29,33 +29,36 @@ from worldsim_jax.attention.moc import executors
 from worldsim_jax.attention.moc import packing
 
 LANES = 128  # Tiles and blocks are multiples of it.
-PART = 128  # Keys of a block that the forward kernel sums up at a time.
+PART = 128
 _NT = (((1,), (1,)), ((), ()))  # a bᵀ
 _NN = (((1,), (0,)), ((), ()))  # a b
 
 
-def executor(tile: int, block: int, interpret=False) -> executors.Executor:
+def executor(tile: int, block: int, part: int = PART,
+             interpret=False) -> executors.Executor:
   """Of tiles and blocks of these sizes, multiples of 128.
 
   Args:
     tile, block: rows of queries and of keys that a kernel works on at a time.
+    part: keys of a block that the forward kernel sums up at a time: as many as
+      the matrix unit is wide.
     interpret: as of pallas_call: True to run the program anywhere, or
       pltpu.InterpretParams to simulate the memories, too.
   """
   bound = lambda f: functools.partial(
       f, tile=tile, block=block, interpret=interpret)
   return executors.Executor(
-      bound(forward), bound(backward_queries), bound(backward_keys), tile,
-      block)
+      functools.partial(bound(forward), part=min(part, block)),
+      bound(backward_queries), bound(backward_keys), tile, block)
 
 
 def forward(q_GQD, keys: executors.Keys, read: packing.Ranges, *, tile: int,
-            block: int, interpret):
+            block: int, part: int, interpret):
   """See executors.Executor."""
   heads, rows, dim = q_GQD.shape
   run = _Call('moc_forward', heads, keys, read, interpret)
   out, lse = run(
-      _forward_kernel,
+      functools.partial(_forward_kernel, part=part),
       tiles=[_whole(tile, dim)], blocks=[_whole(block, dim),
                                          _transposed(dim, block)],
       outputs=[_whole(tile, dim), _row(tile)],
@@ -176,7 +179,7 @@ class _Turn:
 
 
 def _forward_kernel(turn, valid, q_ref, k_ref, vt_ref, out_ref, lse_ref,
-                    largest_ref, total_ref, sum_ref):
+                    largest_ref, total_ref, sum_ref, *, part: int):
   @turn.is_first
   def _():
     largest_ref[...] = jnp.full_like(largest_ref, executors.NOTHING)
@@ -189,10 +192,11 @@ def _forward_kernel(turn, valid, q_ref, k_ref, vt_ref, out_ref, lse_ref,
     kept = jnp.exp2(largest_ref[...] - new)
     total, out = total_ref[...] * kept, sum_ref[...] * kept
     # In parts, the exponentials of one run beside the product of another.
-    for first in range(0, s.shape[0], PART):
-      p = jnp.exp2(s[first:first + PART] - new)
+    for first in range(0, s.shape[0], part):
+      rows = slice(first, first + part)
+      p = jnp.exp2(s[rows] - new)
       total += p.sum(axis=0, keepdims=True)
-      out += _dot(vt_ref[0, :, first:first + PART], p.astype(vt_ref.dtype), _NN)
+      out += _dot(vt_ref[0, :, rows], p.astype(vt_ref.dtype), _NN)
     largest_ref[...], total_ref[...], sum_ref[...] = new, total, out
 
   _whole_or_ragged(turn, valid(), k_ref.shape[1], step)
