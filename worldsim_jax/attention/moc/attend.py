@@ -2,7 +2,7 @@
 
 `implementation`:
   'xla'        loops of XLA over blocks; runs everywhere, made for CPUs
-  'pallas'     kernels for TPUs
+  'pallas'     kernels: Mosaic's for TPUs, Triton's for NVIDIA GPUs
   'reference'  the definition, with a mask over all pairs of tokens
   'auto'       'pallas' on devices and for heads that it is made for, else 'xla'
 An explicit choice that cannot run raises, it never falls back.
@@ -22,6 +22,7 @@ from worldsim_jax.attention.moc import packing
 from worldsim_jax.attention.moc import reference
 from worldsim_jax.attention.moc import routing as routing_lib
 from worldsim_jax.attention.moc.executors import blocks as blocks_lib
+from worldsim_jax.attention.moc.executors import pallas_gpu
 from worldsim_jax.attention.moc.executors import pallas_tpu
 from worldsim_jax.attention.moc.executors import xla
 from worldsim_jax.parallel import layout
@@ -30,6 +31,8 @@ IMPLEMENTATIONS = ('auto', 'xla', 'pallas', 'reference')
 # For remat: recomputed scores may choose otherwise where two are nearly equal,
 # and the backward pass must be that of the forward pass.
 SELECTION = 'moc_selection'
+# Channels of a head that kernels take, by platform: multiples of it.
+_HEADS = {'tpu': pallas_tpu.LANES, 'gpu': 64}
 
 
 class Plan(NamedTuple):
@@ -144,28 +147,29 @@ def chosen(implementation: str, head_dim: int, dtype,
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(f'implementation={implementation!r} is not one of '
                      f'{IMPLEMENTATIONS} (config.moc.implementation).')
-  is_tpu = layout.platform() == 'tpu' or interpret
-  fits = (head_dim % pallas_tpu.LANES == 0
+  platform = 'tpu' if interpret else layout.platform()
+  multiple = _HEADS.get(platform)
+  fits = (multiple is not None and head_dim % multiple == 0
           and dtype in (jnp.bfloat16, jnp.float32))
   if implementation == 'auto':
-    return 'pallas' if is_tpu and fits else 'xla'
-  if implementation == 'pallas' and not is_tpu:
+    return 'pallas' if fits else 'xla'
+  if implementation == 'pallas' and multiple is None:
     raise ValueError(
-        "implementation='pallas' needs a TPU, this is a "
-        f'{layout.platform()} (config.moc.implementation).')
+        "implementation='pallas' needs a TPU or an NVIDIA GPU, this is a "
+        f'{platform} (config.moc.implementation).')
   if implementation == 'pallas' and not fits:
     raise ValueError(
-        f"implementation='pallas' needs heads of a multiple of "
-        f'{pallas_tpu.LANES} channels in float32 or bfloat16, these have '
-        f'{head_dim} in {jnp.dtype(dtype).name} (config.model.dim, '
-        'config.model.num_heads).')
+        f"implementation='pallas' needs heads of a multiple of {multiple} "
+        f'channels in float32 or bfloat16, these have {head_dim} in '
+        f'{jnp.dtype(dtype).name} (config.model.dim, config.model.num_heads).')
   return implementation
 
 
 def _executors(implementation: str, blocks: blocks_lib.Blocks, interpret):
   sizes = ((blocks.anchor_tile, blocks.anchor_block),
            (blocks.chunk_tile, blocks.chunk_block))
-  if implementation == 'pallas':
-    return [pallas_tpu.executor(*size, blocks.part, interpret)
-            for size in sizes]
-  return [xla.executor(*size) for size in sizes]
+  if implementation == 'xla':
+    return [xla.executor(*size) for size in sizes]
+  if layout.platform() == 'gpu':
+    return [pallas_gpu.executor(*size) for size in sizes]
+  return [pallas_tpu.executor(*size, blocks.part, interpret) for size in sizes]

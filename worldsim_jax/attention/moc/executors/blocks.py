@@ -25,11 +25,13 @@ class Blocks(NamedTuple):
   part: int = 128
 
 
-# By the beginning of the device's kind; the last one fits all.
+# By the beginning of the device's kind; the last one fits all. Those of GPUs
+# are what registers have room for.
 BLOCKS = (
     ('TPU v6', Blocks(1024, 512, 512, 256, 256)),
     ('TPU7', Blocks(1024, 512, 512, 256, 256)),
     ('TPU', Blocks(512, 512, 512, 256)),
+    ('NVIDIA', Blocks(128, 64, 128, 64)),
     ('', Blocks(256, 512, 256, 256)),
 )
 

@@ -1,0 +1,133 @@
+"""Kernels and loops compute one and the same; the TPU's compiler takes them."""
+
+import functools
+import importlib.util
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldsim_jax.attention.moc import executors
+from worldsim_jax.attention.moc import packing
+from worldsim_jax.attention.moc.executors import pallas_gpu
+from worldsim_jax.attention.moc.executors import pallas_tpu
+from worldsim_jax.attention.moc.executors import xla
+
+G, M, R = 4, 2, 2
+
+
+def drawn(seed, tile, block, tiles=3, blocks=5, dim=128, dtype=jnp.float32):
+  """Branches of two tables for four heads, with ragged and unused blocks."""
+  dice = np.random.default_rng(seed)
+  normal = lambda *shape: jnp.asarray(dice.normal(size=shape) / 4, dtype)
+  valid = dice.integers(1, block + 1, (M, blocks)).astype(np.int32)
+  valid[:, ::2] = block
+  is_token = np.repeat(np.arange(blocks * block) % block
+                       < np.repeat(valid, block, axis=1), G // M, axis=0)
+  k, v = (jnp.where(is_token[..., None], normal(G, blocks * block, dim), 0)
+          for _ in range(2))
+  # Two ranges that do not meet: blocks before and from `split` on.
+  split = dice.integers(1, blocks, (M, tiles))
+  first = [np.arange(M)[:, None] * 0 + dice.integers(0, split), split]
+  counts = [dice.integers(0, split - first[0] + 1),
+            dice.integers(0, blocks - split + 1)]
+  counts[0][0, 0] = counts[1][0, 0] = 0  # A tile that reads nothing.
+  read = packing.Ranges(*(np.stack(x, -1).astype(np.int32)
+                          for x in (first, counts)))
+  return normal(G, tiles * tile, dim), executors.Keys(k, v, valid), read
+
+
+def readers(read, blocks):
+  """For each block one range of tiles: made so that it is one, or none."""
+  tiles = np.zeros((M, blocks, read.start.shape[1]), bool)
+  for m, t, r in np.ndindex(*read.start.shape):
+    first = read.start[m, t, r]
+    tiles[m, first:first + read.count[m, t, r], t] = True
+  start = tiles.argmax(-1)
+  return packing.Ranges(start[..., None].astype(np.int32),
+                        tiles.sum(-1)[..., None].astype(np.int32))
+
+
+def outputs(executor, q, keys, read, back, do, lse=None):
+  out, own_lse = executor.forward(q, keys, read)
+  lse = own_lse if lse is None else lse
+  delta = jnp.sum(out.astype(jnp.float32) * do.astype(jnp.float32), -1)
+  args = do, lse, delta
+  dq = executor.backward_queries(q, keys, read, *args)
+  dk, dv = executor.backward_keys(q, keys, back, *args)
+  is_token = jnp.repeat(
+      jnp.arange(dk.shape[1]) % executor.block
+      < jnp.repeat(jnp.asarray(keys.valid), executor.block, axis=1),
+      G // M, axis=0)[..., None]
+  return out, own_lse, dq, *(jnp.where(is_token, x, 0) for x in (dk, dv))
+
+
+class ExecutorsTest(parameterized.TestCase):
+
+  def check(self, executor, seed, tile, block, dim=128, dtype=jnp.float32,
+            atol=2e-6):
+    q, keys, read = drawn(seed, tile, block, dim=dim, dtype=dtype)
+    blocks = keys.valid.shape[1]
+    # The first tile's lists, so that the readers of every block are a range.
+    same = packing.Ranges(*(np.broadcast_to(x[:, 1:2], x.shape).copy()
+                            for x in read))
+    same.count[0, 0] = 0
+    do = jax.random.normal(jax.random.key(seed), q.shape, dtype) / 4
+    args = q, keys, same, readers(same, blocks), do
+    found = jax.jit(functools.partial(outputs, executor))(*args)
+    expected = jax.jit(functools.partial(
+        outputs, xla.executor(tile, block)))(*args)
+    for name, ours, its in zip(('o', 'lse', 'dq', 'dk', 'dv'), found, expected):
+      np.testing.assert_allclose(
+          np.float32(ours), np.float32(its), atol=atol, err_msg=name)
+
+  @parameterized.parameters((0, 128, 128), (1, 256, 128), (2, 128, 256))
+  def test_tpu_kernels_equal_the_loops(self, seed, tile, block):
+    self.check(pallas_tpu.executor(tile, block, interpret=True), seed, tile,
+               block)
+
+  def test_tpu_kernels_in_bfloat16(self):
+    # Sums of some hundred products of 1/16 in 8 bits; p is rounded as well.
+    self.check(pallas_tpu.executor(128, 128, interpret=True), 3, 128, 128,
+               dtype=jnp.bfloat16, atol=2e-2)
+
+  @parameterized.parameters((0, 32, 16, 64), (1, 16, 32, 128))
+  def test_gpu_kernels_equal_the_loops(self, seed, tile, block, dim):
+    self.check(pallas_gpu.executor(tile, block, interpret=True), seed, tile,
+               block, dim)
+
+  @parameterized.parameters(jnp.float32, jnp.bfloat16)
+  @pytest.mark.slow
+  def test_tpu_kernels_touch_no_memory_but_their_own(self, dtype):
+    # Uninitialised memory is NaN, reads beyond an array raise, and copies that
+    # race are found.
+    simulated = pltpu.InterpretParams(
+        uninitialized_memory='nan', detect_races=True)
+    self.check(pallas_tpu.executor(128, 128, interpret=simulated), 4, 128, 128,
+               dtype=dtype, atol=2e-6 if dtype == jnp.float32 else 2e-2)
+
+  def test_a_tile_that_reads_nothing_says_so(self):
+    q, keys, read = drawn(0, 16, 16)
+    out, lse = xla.executor(16, 16).forward(q, keys, read)
+    np.testing.assert_array_equal(out[:2, :16], 0.)
+    np.testing.assert_array_equal(lse[:2, :16], executors.NOTHING)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None,
+    reason="needs libtpu: pip install 'worldsim_jax[aot]'")
+class CompilerTest(parameterized.TestCase):
+
+  @parameterized.parameters('v5e:1x1', 'v5p:2x2x1', 'v6e:1x1', 'tpu7x:2x2x1')
+  def test_the_tpu_compiler_takes_the_kernels(self, topology):
+    from benchmarks import moc_tpu_static
+    moc_tpu_static.compile_kernels(topology, 512, 512)
+
+
+if __name__ == '__main__':
+  absltest.main()

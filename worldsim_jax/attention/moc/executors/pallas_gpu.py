@@ -1,0 +1,190 @@
+"""The executor for NVIDIA GPUs: three Pallas kernels (Triton).
+
+A program per head and tile; it loops over the blocks that the tile reads, in
+global memory, so that its time follows the length of its list. Sums are held in
+registers, in float32: a tile of 128, a block of 64 and D = 128 are what 8 warps
+have room for without spilling (ptxas, sm_90a).
+"""
+
+import functools
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+import jax.numpy as jnp
+
+from worldsim_jax.attention.moc import executors
+from worldsim_jax.attention.moc import packing
+
+_WARPS = {128: 8, 64: 4, 32: 4, 16: 4}  # by rows of a tile
+_STAGES = 2
+
+
+def executor(tile: int, block: int, interpret: bool = False):
+  """Of tiles and blocks of these sizes, powers of two from 16 on.
+
+  Args:
+    tile, block: rows of queries and of keys that a program works on at a time.
+    interpret: True to run the programs step by step, anywhere.
+  """
+  bound = lambda f: functools.partial(
+      f, tile=tile, block=block, interpret=interpret)
+  return executors.Executor(
+      bound(forward), bound(backward_queries), bound(backward_keys), tile,
+      block)
+
+
+def forward(q_GQD, keys: executors.Keys, read: packing.Ranges, *, tile: int,
+            block: int, interpret: bool):
+  """See executors.Executor."""
+  heads, rows, dim = q_GQD.shape
+  return _call(
+      functools.partial(_forward_kernel, block=block), 'moc_forward', heads,
+      keys, read, tile, interpret,
+      tiles=(q_GQD,), wholes=(keys.k, keys.v),
+      outputs=(jax.ShapeDtypeStruct((heads, rows, dim), q_GQD.dtype),
+               jax.ShapeDtypeStruct((heads, rows), jnp.float32)))
+
+
+def backward_queries(q_GQD, keys: executors.Keys, read: packing.Ranges,
+                     do_GQD, lse_GQ, delta_GQ, *, tile: int, block: int,
+                     interpret: bool):
+  """See executors.Executor."""
+  dq, = _call(
+      functools.partial(_dq_kernel, block=block), 'moc_dq', len(q_GQD), keys,
+      read, tile, interpret,
+      tiles=(q_GQD, do_GQD, lse_GQ, delta_GQ), wholes=(keys.k, keys.v),
+      outputs=(jax.ShapeDtypeStruct(q_GQD.shape, jnp.float32),))
+  return dq
+
+
+def backward_keys(q_GQD, keys: executors.Keys, readers: packing.Ranges,
+                  do_GQD, lse_GQ, delta_GQ, *, tile: int, block: int,
+                  interpret: bool):
+  """See executors.Executor."""
+  return _call(
+      functools.partial(_dkv_kernel, tile=tile), 'moc_dkv', len(q_GQD), keys,
+      readers, block, interpret,
+      tiles=(keys.k, keys.v), wholes=(q_GQD, do_GQD, lse_GQ, delta_GQ),
+      outputs=(jax.ShapeDtypeStruct(keys.k.shape, jnp.float32),) * 2)
+
+
+def _call(kernel, name: str, heads: int, keys: executors.Keys,
+          ranges: packing.Ranges, rows: int, interpret: bool, *, tiles, wholes,
+          outputs):
+  """A program for each head and each `rows` rows of the tiles.
+
+  Args:
+    kernel: of references: starts and counts [R] of the program's list, valid
+      [n], then its rows of the tiles, all rows of the wholes, its outputs.
+    tiles, wholes: arrays [G, rows, ...].
+    outputs: shapes, like tiles.
+  """
+  tables, n, _ = ranges.start.shape
+  m = functools.partial(
+      executors.table_of, num_heads=heads, num_tables=tables)
+  valid = functools.partial(executors.table_of, num_heads=heads,
+                            num_tables=len(keys.valid))
+  of_list = pl.BlockSpec((None, None, ranges.start.shape[2]),
+                         lambda g, t: (m(g), t, 0))
+  own = lambda x: pl.BlockSpec(
+      (None, rows, *x.shape[2:]), lambda g, t: (g, t, 0)[:x.ndim])
+  whole = lambda x: pl.BlockSpec(
+      (None, *x.shape[1:]), lambda g, t: (g, 0, 0)[:x.ndim])
+  return pl.pallas_call(
+      kernel, grid=(heads, n),
+      in_specs=[of_list, of_list,
+                pl.BlockSpec((None, keys.valid.shape[1]),
+                             lambda g, t: (valid(g), 0)),
+                *map(own, tiles), *map(whole, wholes)],
+      out_specs=[*map(own, outputs)], out_shape=outputs, name=name,
+      compiler_params=plgpu.CompilerParams(
+          num_warps=_WARPS.get(rows, 8), num_stages=_STAGES),
+      interpret=interpret,
+  )(ranges.start, ranges.count, keys.valid, *tiles, *wholes)
+
+
+def _forward_kernel(start_ref, count_ref, valid_ref, q_ref, k_ref, v_ref,
+                    out_ref, lse_ref, *, block: int):
+  q = q_ref[...]
+  tile, dim = q.shape
+
+  def step(n, carry):
+    largest, total, out = carry
+    b, rows = _nth(start_ref, count_ref, n, block)
+    s = _logits(q, k_ref[rows, :], valid_ref[b])
+    new = jnp.maximum(largest, s.max(axis=1))
+    p = jnp.exp2(s - new[:, None])
+    kept = jnp.exp2(largest - new)
+    v = v_ref[rows, :]
+    out = out * kept[:, None] + _dot(p.astype(v.dtype), v)
+    return new, total * kept + p.sum(axis=1), out
+
+  largest, total, out = lax.fori_loop(
+      0, _length(count_ref), step,
+      (jnp.full((tile,), executors.NOTHING), jnp.zeros((tile,)),
+       jnp.zeros((tile, dim))))
+  some = jnp.where(total > 0, total, 1.)
+  out_ref[...] = (out / some[:, None]).astype(out_ref.dtype)
+  lse_ref[...] = jnp.where(
+      total > 0, largest + jnp.log2(some), executors.NOTHING)
+
+
+def _dq_kernel(start_ref, count_ref, valid_ref, q_ref, do_ref, lse_ref,
+               delta_ref, k_ref, v_ref, dq_ref, *, block: int):
+  q, do, lse, delta = q_ref[...], do_ref[...], lse_ref[...], delta_ref[...]
+
+  def step(n, dq):
+    b, rows = _nth(start_ref, count_ref, n, block)
+    k = k_ref[rows, :]
+    p = jnp.exp2(_logits(q, k, valid_ref[b]) - lse[:, None])
+    ds = p * (_dot(do, v_ref[rows, :].T) - delta[:, None])
+    return dq + _dot(ds.astype(k.dtype), k)
+
+  dq_ref[...] = lax.fori_loop(
+      0, _length(count_ref), step, jnp.zeros(q.shape, jnp.float32))
+
+
+def _dkv_kernel(start_ref, count_ref, unused_valid_ref, k_ref, v_ref, q_ref,
+                do_ref, lse_ref, delta_ref, dk_ref, dv_ref, *, tile: int):
+  # Rows that are no tokens get gradients that nobody takes.
+  k, v = k_ref[...], v_ref[...]
+
+  def step(n, carry):
+    dk, dv = carry
+    _, rows = _nth(start_ref, count_ref, n, tile)
+    q, do = q_ref[rows, :], do_ref[rows, :]
+    p = jnp.exp2(_dot(k, q.T) - lse_ref[rows][None])
+    ds = p * (_dot(v, do.T) - delta_ref[rows][None])
+    return (dk + _dot(ds.astype(q.dtype), q),
+            dv + _dot(p.astype(do.dtype), do))
+
+  zeros = jnp.zeros(k.shape, jnp.float32)
+  dk_ref[...], dv_ref[...] = lax.fori_loop(
+      0, _length(count_ref), step, (zeros, zeros))
+
+
+def _length(count_ref):
+  return sum(count_ref[jnp.int32(r)] for r in range(count_ref.shape[0]))
+
+
+def _nth(start_ref, count_ref, n, size: int):
+  """The nth part of the list, and the rows that it has."""
+  ranges = [jnp.int32(r) for r in range(start_ref.shape[0])]
+  part = packing.nth([start_ref[r] for r in ranges],
+                     [count_ref[r] for r in ranges], n)
+  return part, pl.ds(part * size, size)
+
+
+def _logits(q, k, num_valid):
+  """[tile, block]; NOTHING in columns that are no tokens."""
+  s = _dot(q, k.T)
+  column = lax.broadcasted_iota(jnp.int32, s.shape, 1)
+  return jnp.where(column < num_valid, s, executors.NOTHING)
+
+
+def _dot(a, b):
+  precision = 'highest' if a.dtype == jnp.float32 else None
+  return jnp.dot(a, b, precision=precision,
+                 preferred_element_type=jnp.float32)
