@@ -23,6 +23,7 @@ REGISTRY = {
     'geometry': 'exact depth, normals and flow: frames per second and core',
     'forcing_step': "a Self Forcing step beside Teacher Forcing's, by part",
     'paradigms': 'one student trained in every way, against the true future',
+    'moc': 'Mixture of Contexts beside dense attention, by length',
     'moc_tpu_static': 'MoC kernels: cycles that the TPU compiler schedules',
     'wan_cpu': "Wan's transformer and VAE on a CPU, beside diffusers'",
 }

@@ -195,7 +195,7 @@ class AttendTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(implementation='mosaic'), "implementation='mosaic' is not one of"),
-      (dict(implementation='pallas'), "'pallas' needs a TPU or an NVIDIA GPU, this is"),
+      (dict(implementation='pallas'), "'pallas' needs a TPU or an NVIDIA GPU"),
       (dict(top_k=0), 'top_k=0 must be at least 1'))
   def test_what_cannot_run_is_refused(self, change, message):
     q, k, v = drawn.queries_keys_values(0)
