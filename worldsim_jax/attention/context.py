@@ -37,16 +37,15 @@ class AttentionContext:
     mask: bool [F, F] as nested tuples, or None for 'all to all'. It is static,
       a part of the program, so that the pairs it forbids are never computed.
       With a cache of S slots it may be [S + F] wide, and then says all.
-    texts: bool [F, G] as nested tuples, where each shot has a text of its own:
-      which of the G texts of the conditioning a frame reads. None for all.
+    texts: int32 [B, F], which of several texts of the conditioning each frame
+      reads, where each shot has its own; None where there is one.
     mixture: of the F frames, without a mask and without a cache; or None. Its
       rng_BH has the layers in front, [L, B, H].
   """
   positions: jax.Array
   mask: tuple[tuple[bool, ...], ...] | None = flax.struct.field(
       pytree_node=False, default=None)
-  texts: tuple[tuple[bool, ...], ...] | None = flax.struct.field(
-      pytree_node=False, default=None)
+  texts: jax.Array | None = None
   mixture: moc.Mixture | None = None
 
 

@@ -30,13 +30,14 @@ class LayerInputs(NamedTuple):
   Attributes:
     modulation: [B, F, 6, C], or per token [B, F, N, 6, C]: shift, scale, gate
       of attention and FFN. Its dtype is that of modulation and norms.
-    text: [B, L, C], or [B, G, L, C], a text for each shot; or None.
+    text: [B, L, C], or [B, G, L, C], of which each frame reads one; or None.
     angles: RoPE angles of the call's own frames, [F, N, D/2].
     cache_angles: RoPE angles of the cached frames, [S, N, D/2], or None.
     mask: bool [F, G] over cached and own frames, or [1, G]; None without a
       cache.
     image: [B, M, C], embedded tokens of a picture beside the text, or None.
     mixture: of the call's own frames, instead of a mask; or None.
+    texts: int32 [B, F], which of G texts each frame reads, or None.
   """
   modulation: jax.Array
   text: jax.Array | None
@@ -45,6 +46,7 @@ class LayerInputs(NamedTuple):
   mask: jax.Array | None
   image: jax.Array | None = None
   mixture: moc.Mixture | None = None
+  texts: jax.Array | None = None
 
 
 class OfLayer(NamedTuple):
@@ -98,28 +100,32 @@ class CrossAttention(nn.Module):
   """Attention to the text tokens, padding included, without gate.
 
   Tokens of a picture, if given, have their own keys, values and softmax. Of
-  several texts a frame reads those that `texts` [F, G] says, or all.
+  several texts, [B, G, L, C], a frame reads the one that texts_BF names.
   """
   num_heads: int
   dtype: Any
   implementation: str
-  texts: tuple[tuple[bool, ...], ...] | None = None
 
   @nn.compact
-  def __call__(self, x_BFNC, text, image_BMC=None):
+  def __call__(self, x_BFNC, text, image_BMC=None, texts_BF=None):
     dense = _dense(x_BFNC.shape[-1], self.dtype)
     heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
 
-    def read(tokens, suffix, mask=None):
+    def read(tokens, suffix):
       if tokens.ndim == 3:
         tokens = tokens[:, None]  # One frame of L tokens.
       k = heads(RMSNorm(name=f'norm_k{suffix}')(dense(f'k{suffix}')(tokens)))
       v = heads(dense(f'v{suffix}')(tokens))
-      return attend(q, k, v, mask, self.implementation)
+      if tokens.shape[1] == 1:
+        return attend(q, k, v, None, self.implementation)
+      # Frames are samples, each beside the text that it reads.
+      own = lambda x: jax.vmap(lambda x, i: x[i])(x, texts_BF)
+      frames = lambda x: x.reshape(-1, 1, *x.shape[2:])
+      return attend(*map(frames, (q, own(k), own(v))), None,
+                    self.implementation).reshape(q.shape)
 
-    is_each = text.ndim == 4 and self.texts is not None
-    out = read(text, '', np.array(self.texts) if is_each else None)
+    out = read(text, '')
     if image_BMC is not None:
       out += read(image_BMC, '_img')
     return dense('o')(out.reshape(x_BFNC.shape))
@@ -162,7 +168,6 @@ class Block(nn.Module):
   gate_init: float
   return_kv: bool
   static_mask: tuple[tuple[bool, ...], ...] | None = None
-  texts: tuple[tuple[bool, ...], ...] | None = None
   return_tokens: bool = False
 
   @nn.compact
@@ -186,9 +191,8 @@ class Block(nn.Module):
     x_BFNC = (x_BFNC + gate1 * update).astype(x_BFNC.dtype)
     if inputs.text is not None:
       hidden = layer_norm(affine=True, name='norm3')(x_BFNC)
-      x_BFNC += CrossAttention(
-          **attention, texts=self.texts, name='cross_attn')(
-          hidden.astype(x_BFNC.dtype), inputs.text, inputs.image)
+      x_BFNC += CrossAttention(**attention, name='cross_attn')(
+          hidden.astype(x_BFNC.dtype), inputs.text, inputs.image, inputs.texts)
     hidden = modulated_norm(x_BFNC, shift2, scale2)
     hidden = layout.constrain_tokens(
         _dense(self.ffn_dim, self.dtype)('ffn_0')(hidden), 'tensor')

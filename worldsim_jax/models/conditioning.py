@@ -20,7 +20,8 @@ class Conditioning:
 
   Attributes:
     text: token embeddings [B, L, C_text]. Zero padding is attended to (as in
-      Wan, whose weights expect it).
+      Wan, whose weights expect it). Or of G texts, [B, G, L, C_text], of which
+      a frame reads the one that the `AttentionContext` says.
     actions: [B, F, A], normalised; the action that led to each latent frame (of
       all its pixel frames, side by side).
     actions_mask: [B, F], 1 where actions are known.

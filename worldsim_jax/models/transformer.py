@@ -162,13 +162,13 @@ class VideoTransformer(nn.Module):
     rngs = None if mixture is None else mixture.rng_BH
     inputs = blocks.LayerInputs(
         modulation, self._text(conditioning), angles, cache_angles, mask,
-        self._clip(conditioning), mixture and mixture.replace(rng_BH=None))
+        self._clip(conditioning), mixture and mixture.replace(rng_BH=None),
+        context and context.texts)
     is_static = context is not None and (
         cache is None or _speaks_of(context, cache))
     layers = self._layers(
         static_mask=context.mask if is_static else None,
-        texts=context and context.texts, return_kv=cache is not None,
-        return_tokens=bool(read_after))
+        return_kv=cache is not None, return_tokens=bool(read_after))
     past = None if cache is None else kv_cache.KeyValues(cache.k, cache.v)
     tokens, (kv, read_LBFNC) = layers(
         tokens, blocks.OfLayer(past, rngs), inputs)
