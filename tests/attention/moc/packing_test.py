@@ -34,7 +34,8 @@ class PackingTest(parameterized.TestCase):
     table, rules = drawn.table(seed), chunks.Rules(causal, scope, window)
     found = jax.tree.map(np.asarray, jax.jit(
         lambda table: packing.anchors(
-            table, table, rules, drawn.TOKENS, TILE, BLOCK))(table))
+            table, table, rules, drawn.TOKENS, drawn.TOKENS, TILE,
+            BLOCK))(table))
     chunk = np.asarray(table.chunk_of_token(drawn.TOKENS))
     expected = np.asarray(reference.of_anchors(table, rules))
     for b in range(table.batch):

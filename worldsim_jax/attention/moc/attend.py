@@ -91,16 +91,31 @@ def plan(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
     ValueError: if the table does not fit, see chunks.check.
   """
   chunks_lib.check(table, rules, num_tokens, parts)
+  return plan_between(table.part(parts), num_tokens // parts, table, num_tokens,
+                      rules, blocks)
+
+
+def plan_between(queries: chunks_lib.ChunkTable, num_queries: int,
+                 table: chunks_lib.ChunkTable, num_keys: int,
+                 rules: chunks_lib.Rules, blocks: blocks_lib.Blocks) -> Plan:
+  """The same for queries that have a table of their own, with the same shots.
+
+  Args:
+    queries: table of the queries.
+    num_queries: their tokens.
+    table: of the keys.
+    num_keys: their tokens.
+    rules, blocks: as above.
+  """
   is_video = jnp.asarray(table.kind) == chunks_lib.VIDEO
   numbers = jnp.arange(table.num_chunks)
-  queries = table.part(parts)
   return Plan(
-      table, queries.shot_of_token(num_tokens // parts),
-      table.chunk_of_token(num_tokens),
-      packing.anchors(table, queries, rules, num_tokens, blocks.anchor_tile,
-                      blocks.anchor_block, parts),
+      table, queries.shot_of_token(num_queries),
+      table.chunk_of_token(num_keys),
+      packing.anchors(table, queries, rules, num_keys, num_queries,
+                      blocks.anchor_tile, blocks.anchor_block),
       packing.pack(table, jnp.where(is_video, numbers, -1), table.num_chunks,
-                   num_tokens, blocks.chunk_block))
+                   num_keys, blocks.chunk_block))
 
 
 def attend(q_BTHD, k_BSHD, v_BSHD, mixture: Mixture, interpret=False):
@@ -118,22 +133,35 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mixture: Mixture, interpret=False):
   plan = mixture.plan
   chex.assert_equal_shape([k_BSHD, v_BSHD])
   mixture.routing.check()
-  implementation = chosen(mixture.implementation, q_BTHD.shape[-1],
-                          q_BTHD.dtype, bool(interpret))
   means = routing_lib.descriptors(
       k_BSHD, plan.chunk_BS, plan.table.num_chunks)
   selection = checkpoint_name(routing_lib.select(
       q_BTHD, means, plan.table, mixture.rules, mixture.routing, plan.shot_BT,
       mixture.rng_BH), SELECTION)
+  return attend_selected(q_BTHD, k_BSHD, v_BSHD, selection, mixture, interpret)
+
+
+def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
+                    interpret=False):
+  """The same with chunks that were chosen before.
+
+  Args:
+    selection_BHKT: of `routing.select`; the mixture's own routing is not asked.
+    (others: as above.)
+  """
+  plan = mixture.plan
+  implementation = chosen(mixture.implementation, q_BTHD.shape[-1],
+                          q_BTHD.dtype, bool(interpret))
   if implementation == 'reference':
     return reference.attend(
-        q_BTHD, k_BSHD, v_BSHD, plan.table, mixture.rules, selection)
+        q_BTHD, k_BSHD, v_BSHD, plan.table, mixture.rules, selection_BHKT)
   batch, tokens, heads, dim = q_BTHD.shape
   fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, dim)
   by_anchors, by_chunks = _executors(implementation, mixture.blocks, interpret)
   out = mix.mixture(
       by_anchors, by_chunks, fold(q_BTHD), fold(k_BSHD), fold(v_BSHD),
-      plan.anchors, plan.chunks, selection.reshape(batch * heads, -1, tokens))
+      plan.anchors, plan.chunks,
+      selection_BHKT.reshape(batch * heads, -1, tokens))
   return out.reshape(batch, heads, tokens, dim).swapaxes(1, 2)
 
 

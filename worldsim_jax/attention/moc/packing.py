@@ -118,32 +118,32 @@ class Anchors(NamedTuple):
 
 
 def anchors(table: chunks_lib.ChunkTable, queries: chunks_lib.ChunkTable,
-            rules: chunks_lib.Rules, num_tokens: int, tile: int,
-            block: int, parts: int = 1) -> Anchors:
+            rules: chunks_lib.Rules, num_keys: int, num_queries: int,
+            tile: int, block: int) -> Anchors:
   """Packs a sequence shot by shot.
 
   Args:
     table: of the keys.
-    queries: of the queries: a part of the same sequence.
+    queries: of the queries, which are of the same shots.
     rules: who reads what.
-    num_tokens: of the keys.
+    num_keys, num_queries: tokens of both.
     tile: queries of a tile.
     block: keys of a block.
-    parts: which the queries are one of.
   """
   shots, texts = table.num_shots, table.num_texts
   is_text = jnp.asarray(table.kind) == chunks_lib.TEXT
   is_video = jnp.asarray(table.kind) == chunks_lib.VIDEO
   shot = jnp.asarray(table.shot)
   # Global texts are the queries of a shot of their own, in front.
-  packed = pack(queries, jnp.where(is_text | is_video, shot + 1, -1), shots + 1,
-                num_tokens // parts, tile)
+  unit = jnp.where(jnp.asarray(queries.kind) == chunks_lib.PADDING, -1,
+                   jnp.asarray(queries.shot) + 1)
+  packed = pack(queries, unit, shots + 1, num_queries, tile)
   comes_before = is_text[:, None] & (
       (shot[:, None] < shot[:, :, None])
       | jnp.tril(shot[:, None] == shot[:, :, None], -1))
   text_unit = jnp.sum(comes_before, axis=-1)
   unit = jnp.where(is_text, text_unit, jnp.where(is_video, shot + texts, -1))
-  keys = pack(table, unit, texts + shots, num_tokens, block)
+  keys = pack(table, unit, texts + shots, num_keys, block)
   text_blocks = is_text * -(-jnp.asarray(table.size) // block)
   shot_of_text = jax.vmap(
       lambda at, shot: jnp.zeros(texts, jnp.int32).at[at].set(
