@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import numpy as np
 
 from worldsim_jax.attention.moc import chunks
@@ -16,6 +17,17 @@ class ChunksTest(parameterized.TestCase):
     self.assertEqual(
         chunks.of_shots([5, 2], 3, text_tokens=1),
         [(1, 0, X), (3, 0, V), (2, 0, V), (1, 1, X), (2, 1, V)])
+
+  def test_films_that_are_cut_differently_have_one_program(self):
+    shots = np.array([[0, 0, 0, 1, 1], [0, 1, 1, 2, 2]])
+    made = jax.jit(
+        chunks.of_shot_ids, static_argnums=(1, 2, 3))(shots, 2, 4, 3)
+    expected = chunks.table(
+        [chunks.of_shots([6, 4], 4), chunks.of_shots([2, 4, 4], 4)],
+        num_chunks=5, num_shots=3)
+    for name in 'size', 'shot', 'kind':
+      np.testing.assert_array_equal(
+          getattr(made, name), getattr(expected, name))
 
   def test_every_token_knows_its_chunk_and_its_shot(self):
     table = chunks.table([[(2, -1, X), (1, 0, V), (3, 1, V), (1, 0, P)]],

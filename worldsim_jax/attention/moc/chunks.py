@@ -142,6 +142,32 @@ def of_frames(num_frames: int, tokens_per_frame: int,
   return table([frames] * batch)
 
 
+def of_shot_ids(shot_BF, tokens_per_frame: int, chunk: int,
+                num_shots: int) -> ChunkTable:
+  """Chunks of films without text, each film cut where it is; in a program.
+
+  Args:
+    shot_BF: int32, the shot of each frame: 0 for the first, one more at every
+      cut.
+    tokens_per_frame: N.
+    chunk: tokens of a chunk; the last of a shot has what is left.
+    num_shots: an upper bound.
+  """
+  tokens = shot_BF.shape[1] * tokens_per_frame
+  shot_BT = jnp.repeat(shot_BF, tokens_per_frame, axis=1)
+  token = jnp.arange(tokens)
+  is_cut = jnp.diff(shot_BT, axis=1, prepend=-1) != 0
+  begin = jax.lax.cummax(jnp.where(is_cut, token, 0), axis=1)
+  chunk_BT = jnp.cumsum((token - begin) % chunk == 0, axis=1) - 1
+  count = tokens // chunk + num_shots
+  size = jax.vmap(lambda at: jnp.zeros(count, jnp.int32).at[at].add(1))(
+      chunk_BT)
+  shot = jax.vmap(lambda at, shot: jnp.zeros(count, jnp.int32).at[at].max(
+      shot))(chunk_BT, shot_BT.astype(jnp.int32))
+  kind = jnp.where(size > 0, VIDEO, PADDING)
+  return ChunkTable(size, shot, kind, num_shots=num_shots, num_texts=0)
+
+
 def of_shots(shot_tokens, chunk: int, text_tokens: int = 0):
   """Chunks of a film of several shots, each with its caption in front.
 
