@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
       gate_init=0., dtype='float32', policy='mixed', remat='none', unroll=1,
       attention='auto'))
   config.text = ConfigDict(dict(  # path: the folder of a umt5
-      encoder='null', dim=0, length=0, path=''))
+      encoder='null', dim=0, length=0, path='', per_shot=False))
   config.student = ConfigDict(dict(
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
       window=4, sink=2, relative_positions=True, context_sigma=0.,

@@ -12,7 +12,18 @@ def tokenizer(**own) -> ConfigDict:
 
 def full_sequence(**own) -> ConfigDict:
   """A bidirectional network."""
-  return denoiser('full_sequence', **dict(max_context_frames=4) | own)
+  return denoiser('full_sequence', **dict(
+      max_context_frames=4,
+      shots=1,  # that a clip may have
+      moc={},  # see `mixture`; all frames read each other without
+      ) | own)
+
+
+def mixture(**own) -> ConfigDict:
+  """A Mixture of Contexts: what frames read of other shots."""
+  return ConfigDict(dict(
+      chunk=0,  # tokens; 0 for a latent frame
+      top_k=3, window=0, drop_off=0., drop_in=0., implementation='auto') | own)
 
 
 def teacher_forcing(**own) -> ConfigDict:

@@ -27,16 +27,21 @@ class ShotsTest(parameterized.TestCase):
     self.assertEqual(shots.longest(episode), 5)
     self.assertEqual(shots.longest(dict(caption='')), 0)
 
-  def test_a_latent_frame_of_two_shots_belongs_to_neither(self):
-    # Latent frames are 0 | 0 0 | 0 1 | 1 1 | 1 1 | 2 2 | 2 2.
-    shot_id = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2])
-    latent = shots.grouped(shot_id, 2)
-    self.assertEqual(shots.starts(film(*latent), 2).tolist(), [0, 3, 5])
-    np.testing.assert_array_equal(shots.grouped(shot_id, 1), 2 * shot_id)
+  def test_a_clip_of_several_shots_begins_with_one(self):
+    episode = film(3, 3, 7, 7, 7, 8)
+    self.assertEqual(shots.starts(episode, 3, most=2).tolist(), [0, 2])
+    self.assertEqual(shots.starts(episode, 4, most=2).tolist(), [0, 2])
+    self.assertEqual(shots.starts(episode, 6, most=2).tolist(), [])
+    self.assertEqual(shots.starts(episode, 6, most=3).tolist(), [0])
 
-  def test_a_shot_shorter_than_a_latent_frame_parts_its_neighbours(self):
-    latent = shots.grouped(np.array([0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2]), 4)
-    self.assertEqual(shots.starts(film(*latent), 2).tolist(), [0])
+  def test_a_film_is_split_at_its_cuts(self):
+    episode = film(3, 3, 7, 8, 8) | dict(rgb=np.arange(5), caption='all')
+    parts = shots.split(episode)
+    self.assertEqual([part['rgb'].tolist() for part in parts],
+                     [[0, 1], [2], [3, 4]])
+    self.assertEqual({part['caption'] for part in parts}, {'all'})
+    whole, = shots.split(film(1, 1))
+    self.assertEqual(whole['shot_id'].tolist(), [1, 1])
 
 
 if __name__ == '__main__':

@@ -129,9 +129,19 @@ class LatentsTest(absltest.TestCase):
         str(WORKDIR / 'data'), 'cut', {'train': lambda: iter([cut])})
     made = records.Source(
         datasets.latents(config(), WORKDIR, folder, *codec()), 'train')
-    # Frames 0 | 1 2 | 3 4 | 5 6 | 7 8 | 9 10, the cut before frame 4.
-    np.testing.assert_array_equal(made[0]['shot_id'], [0, 0, 1, 2, 2, 2])
-    self.assertEqual(made.longest_shots.tolist(), [3])
+    # Frames 0 | 1 2, then 4 | 5 6 | 7 8 | 9 10: of each shot whole groups.
+    np.testing.assert_array_equal(made[0]['shot_id'], [0, 0, 1, 1, 1, 1])
+    self.assertEqual(made.longest_shots.tolist(), [4])
+    for part, latents in ((slice(4), slice(2)), (slice(4, 12), slice(2, 6))):
+      alone = {name: film[name][part] for name in ('rgb', 'actions')}
+      folder = records.write(
+          str(WORKDIR / 'data'), f'alone{part.start}',
+          {'train': lambda: iter([film | alone])})
+      shot = records.Source(
+          datasets.latents(config(), WORKDIR, folder, *codec()), 'train')[0]
+      for name in ('latents', 'actions'):
+        np.testing.assert_allclose(
+            made[0][name][latents], shot[name], atol=1e-5)
 
   def test_they_are_made_once_for_the_same_weights(self):
     before = os.stat(latents_dir()).st_mtime_ns

@@ -1,7 +1,7 @@
 """Batches of clips for training, and fixed clips for evaluation.
 
-A batch is a dict of arrays [B, F, ...]: F successive frames of one shot of B
-episodes, both drawn at random. What batch n holds is a function of (seed, n)
+A batch is a dict of arrays [B, F, ...]: F successive frames of B episodes, of
+one shot or, on request, of several, drawn at random. What batch n holds is a function of (seed, n)
 alone, so restoring the iterator's state, which is little more than n, continues
 exactly. Where several processes share a batch, each reads the rows that its
 devices need; which clip a row is does not depend on how many they are.
@@ -21,6 +21,7 @@ from worldsim_jax.errors import UserError
 IN_MEMORY_BYTES = 2**30
 # Clips that no run ever sees: without an end, batches of one overflow grain.
 MANY = 2**60
+SAMPLED = 256  # films that are looked at before it is said that none fits
 TRAINING = 'config.<stage>.clip_frames'
 EVALUATION = 'config.evaluate.horizon + config.student.context_frames'
 
@@ -31,6 +32,7 @@ def make_iterator(
     batch_size: int,
     clip_frames: int,
     seed: int,
+    most_shots: int = 1,
     fields=('rgb', 'actions'),
     rows=None,
     in_memory: bool | None = None,
@@ -38,14 +40,18 @@ def make_iterator(
 ):
   """An infinite iterator of batches, shuffled anew in every pass.
 
-  Episodes without a shot of clip_frames are left out.
+  Episodes that no clip can be cut from are left out; where clips are of several
+  shots, others are drawn in their place.
 
   Args:
     source: a `records.Source`, or any sequence of episodes.
     batch_size: B, of all processes together.
     clip_frames: F.
     seed: of the order and of where clips begin.
-    fields: of the episode; per-frame ones are cut, strings are not.
+    most_shots: of a clip; with more than one, it begins where a shot does.
+    fields: of the episode; per-frame ones are cut, strings are not. `text` of
+      the shots, [L, shots, C], becomes that of the clip's, [most_shots, L, C],
+      zeros where it has fewer, or [L, C] of the one.
     rows: which of the B rows to read, see `parallel.mesh.rows`; None: all.
     in_memory: whether to hold the decoded fields; None: if they are below
       IN_MEMORY_BYTES.
@@ -59,11 +65,14 @@ def make_iterator(
     UserError: if all episodes are left out.
   """
   grain = _grain()
-  usable = _usable(source, clip_frames, TRAINING)
+  if most_shots == 1:
+    usable = _usable(source, clip_frames, TRAINING)
+  else:
+    usable = _with_films(source, clip_frames, most_shots)
 
   def read(number):
     episode = _select(source[number], fields)
-    return episode, shots.starts(episode, clip_frames)
+    return episode, shots.starts(episode, clip_frames, most_shots)
 
   size = sum(np.asarray(v).nbytes for v in read(usable[0])[0].values())
   if in_memory is None:
@@ -72,8 +81,11 @@ def make_iterator(
 
   def cut_at_random(number, rng):
     episode, begins = held.get(number) or read(number)
+    while not len(begins):
+      number = usable[rng.integers(len(usable))]
+      episode, begins = held.get(number) or read(number)
     begin = begins[rng.integers(len(begins))]
-    return _cut(episode, begin, clip_frames, fields)
+    return _cut(episode, begin, clip_frames, fields, most_shots)
 
   clips = grain.MapDataset.source(usable).seed(seed).shuffle()
   clips = clips.repeat(MANY // len(usable))
@@ -221,6 +233,18 @@ def _usable(source, clip_frames, key) -> Sequence[int]:
   return np.flatnonzero(longest >= clip_frames).tolist()
 
 
+def _with_films(source, clip_frames, most_shots) -> Sequence[int]:
+  """Numbers of all episodes, if some of a few have clips of several shots."""
+  for number in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)):
+    if len(shots.starts(source[int(number)], clip_frames, most_shots)):
+      return range(len(source))
+  raise UserError(
+      f'no film of {SAMPLED} in {source} has {clip_frames} successive frames, '
+      f'from a cut on, of at most {most_shots} shots (config.<stage>.'
+      'clip_frames, config.<stage>.shots)'
+  )
+
+
 def _select(episode, fields):
   """The fields that a clip is cut from, and the shots, if they agree."""
   lost = [name for name in fields if name not in episode]
@@ -240,8 +264,8 @@ def _select(episode, fields):
   return {name: episode[name] for name in names}
 
 
-def _cut(episode, begin, clip_frames, fields):
-  """Successive frames; strings and text stay whole.
+def _cut(episode, begin, clip_frames, fields, most_shots=1):
+  """Successive frames; strings and a text of all shots stay whole.
 
   What is stored in half precision is trained on in single.
   """
@@ -250,11 +274,22 @@ def _cut(episode, begin, clip_frames, fields):
     value = episode[name]
     if isinstance(value, str):
       return np.array(value, object)
+    if name == 'text' and value.ndim == 3:
+      value = _texts(value, shots.numbers(episode)[begin], most_shots)
     if shots.is_per_frame(name, episode):
       value = value[begin : begin + clip_frames]
     return value.astype(np.float32) if _is_half(value.dtype) else value
 
   return {name: cut(name) for name in fields}
+
+
+def _texts(text_LGC, first, most_shots):
+  """Those of some shots, [most_shots, L, C]; that of one, [L, C]."""
+  if most_shots == 1:
+    return text_LGC[:, first]
+  texts = np.moveaxis(text_LGC[:, first : first + most_shots], 1, 0)
+  rest = [(0, most_shots - len(texts)), (0, 0), (0, 0)]
+  return np.pad(texts, rest)
 
 
 def _is_half(dtype):

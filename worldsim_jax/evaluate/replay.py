@@ -72,20 +72,33 @@ def _mistakes(actions_BPA) -> dict[str, list[int]]:
 
 
 def student_continuation(world, clips: Clips, params=None, seed: int = 0):
-  """The causal model's continuation, uint8 [n, horizon, H, W, 3].
+  """The world's own continuation, uint8 [n, horizon, H, W, 3].
 
   Args:
-    world: the student's.
+    world: the student's; one that is bidirectional continues window by window.
     clips: any number of given frames that are whole chunks.
     params: of another student, instead of the world's own.
     seed: of its noise.
   """
+  if not world.is_causal:
+    return teacher_continuation(
+        world, world.params if params is None else params, clips, seed,
+        world.config.stages[-1])
   return np.asarray(world.continue_videos(
       clips.rgb[:, :clips.given], clips.actions, clips.captions, seed, params))
 
 
-def teacher_continuation(world, params, clips: Clips, seed: int = 0):
-  """The bidirectional model's continuation, uint8 [n, horizon, H, W, 3]."""
+def teacher_continuation(world, params, clips: Clips, seed: int = 0,
+                         stage: str = ''):
+  """A bidirectional model's continuation, uint8 [n, horizon, H, W, 3].
+
+  Args:
+    world: of its run.
+    params: of the model.
+    clips: to continue.
+    seed: of its noise.
+    stage: of which it is; default: config.evaluate.teacher.
+  """
   config, evaluate = world.config, world.config.evaluate
   num_new = clips.horizon // world.vae.time_stride
   # Runs of before it could be chosen have no key.
@@ -98,7 +111,8 @@ def teacher_continuation(world, params, clips: Clips, seed: int = 0):
         window=evaluate.teacher_window, guidance_scale=evaluate.guidance_scale,
         sample=sampler.sample)
 
-  return _in_windows(world, params, clips, evaluate.teacher, extend, seed)
+  return _in_windows(
+      world, params, clips, stage or evaluate.teacher, extend, seed)
 
 
 def matrix_continuation(world, params, clips: Clips, stage: str,

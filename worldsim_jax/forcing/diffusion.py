@@ -27,13 +27,15 @@ from worldsim_jax.forcing import batches
 from worldsim_jax.forcing import sequences
 
 
-def full_sequence_loss(velocity_fn, config, network: str):
+def full_sequence_loss(velocity_fn, config, network: str, *, context_of=None):
   """Eq. (1) for a bidirectional model.
 
   Args:
     velocity_fn: (params, x, timesteps, conditioning, context, cache) -> v.
     config: shift, weight, guidance_dropout, max_context_frames.
     network: which entry of `params` is trained.
+    context_of: (shot_id, rng) -> `AttentionContext` of the frames, for batches
+      of films with cuts; default: every frame reads every other.
 
   Returns:
     loss(params, batch, rng) -> (loss, metrics).
@@ -52,7 +54,10 @@ def full_sequence_loss(velocity_fn, config, network: str):
     condition = batches.conditioning(batch).with_image(*image).dropped(
         keys['drop'], config.guidance_dropout)
     x, target = objective.noised(keys['eps'], x0, sigma_BF)
-    v = velocity_fn(params[network], x, flow.timesteps(sigma_BF), condition)
+    context = context_of and context_of(
+        batch['shot_id'], jax.random.fold_in(rng, 1))
+    v = velocity_fn(params[network], x, flow.timesteps(sigma_BF), condition,
+                    context)
     return objective.regression(v, target, sigma_BF, future_F, config.weight)
 
   return loss

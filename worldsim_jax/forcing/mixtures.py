@@ -1,8 +1,9 @@
-"""A Mixture of Contexts for whole films: who reads whom, from a batch.
+"""Who reads whom in a film of several shots, from a batch.
 
-A clip goes over cuts, and `shot_id` says where they are. Every latent frame
-reads its own shot, and what it chooses of earlier ones (attention/moc); where
-each shot has a text of its own, it reads that one.
+`shot_id` says where the cuts are. Where each shot has a text of its own, a
+frame reads that one. Without a mixture all frames read each other, which is how such
+a model is trained first; with one (attention/moc) a frame reads its own shot,
+and what it chooses of earlier ones.
 """
 
 import jax
@@ -14,38 +15,78 @@ from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.attention.moc import chunks
 from worldsim_jax.attention.moc import routing
 from worldsim_jax.attention.moc.executors import blocks as blocks_lib
+from worldsim_jax.models import build
 
 
-def context(batch, config, *, tokens_per_frame: int, num_shots: int,
-            num_heads: int, num_layers: int, rng=None):
-  """The `AttentionContext` of a batch of films.
+def of_stage(name: str, config):
+  """Contexts of the clips of a stage, (shot_id [B, F], rng) -> context.
+
+  None for a stage whose clips are of one shot: all frames read each other.
+  """
+  stage = config[name]
+  if stage.get('shots', 1) == 1:
+    return None
+  own = build.for_network(config, name)
+
+  def of_clips(shot_id_BF, rng=None):
+    return context(
+        shots(shot_id_BF), stage.moc, num_shots=stage.shots,
+        tokens_per_frame=build.tokens_per_frame(own),
+        num_heads=build.num_heads(own), num_layers=own.model.num_layers,
+        has_texts=bool(config.text.dim and config.text.per_shot), rng=rng)
+
+  return of_clips
+
+
+def context(shot_BF, config, *, num_shots: int, tokens_per_frame: int,
+            num_heads: int, num_layers: int, has_texts: bool, rng=None):
+  """The `AttentionContext` of films.
 
   Args:
-    batch: has `latents` [B, F, ...] and `shot_id` [B, F], which grows by any
-      step at every cut.
-    config: chunk (tokens; 0 for a latent frame), top_k, window, drop_off,
-      drop_in, implementation.
-    tokens_per_frame: N.
+    shot_BF: int32, of `shots`.
+    config: of a mixture: chunk (tokens; 0 for a latent frame), top_k, window,
+      drop_off, drop_in, implementation. Empty for none.
     num_shots: an upper bound of a clip's.
+    tokens_per_frame: N.
     num_heads, num_layers: of the model.
+    has_texts: whether each shot has its own.
     rng: of the step, for dropping; None at inference.
   """
-  shot_BF = shots(batch['shot_id'])
+  frames = shot_BF.shape[1]
+  found = contexts.AttentionContext(
+      jnp.arange(frames), texts=shot_BF if has_texts else None)
+  if not config:
+    return found
+  return found.replace(mixture=_mixture(
+      shot_BF, config, num_shots, tokens_per_frame, num_heads, num_layers, rng))
+
+
+def _mixture(shot_BF, config, num_shots, tokens_per_frame, num_heads,
+             num_layers, rng):
   samples, frames = shot_BF.shape
-  rules = chunks.Rules(window=config.window)
-  blocks = blocks_lib.of_device()
-  table = chunks.of_shot_ids(
-      shot_BF, tokens_per_frame, config.chunk or tokens_per_frame, num_shots)
-  drops = rng is not None and bool(config.drop_off or config.drop_in)
-  mixture = moc.Mixture(
-      moc.plan(table, rules, frames * tokens_per_frame, blocks,
-               sequence.query_parts(tokens_per_frame, num_heads)),
-      jax.random.split(rng, (num_layers, samples, num_heads)) if drops
-      else None, rules,
+  rules, blocks = chunks.Rules(window=config.window), blocks_lib.of_device()
+  chunk = config.chunk or tokens_per_frame
+  table = chunks.of_shot_ids(shot_BF, tokens_per_frame, chunk, num_shots)
+  plan = moc.plan(table, rules, frames * tokens_per_frame, blocks,
+                  sequence.query_parts(tokens_per_frame, num_heads))
+  drops = rng is not None and (config.drop_off or config.drop_in)
+  rngs = (jax.random.split(rng, (num_layers, samples, num_heads)) if drops
+          else None)
+  return moc.Mixture(
+      plan, rngs, rules,
       routing.Routing(config.top_k, config.drop_off, config.drop_in), blocks,
-      config.implementation)
-  return contexts.AttentionContext(
-      jnp.arange(frames), texts=shot_BF, mixture=mixture)
+      config.implementation,
+      keys=keys_read(frames * tokens_per_frame, num_shots, chunk, config.top_k,
+                     config.window))
+
+
+def keys_read(tokens: int, num_shots: int, chunk: int, top_k: int,
+              window: int = 0) -> int:
+  """Keys that a query reads in the mean, in films of equally long shots."""
+  shot = tokens // num_shots
+  of_shot = lambda s: (min(s, window) + 1) * shot + min(
+      top_k * chunk, max(s - window, 0) * shot)
+  return sum(map(of_shot, range(num_shots))) // num_shots
 
 
 def shots(shot_id_BF):

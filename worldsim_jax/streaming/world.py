@@ -21,6 +21,7 @@ from worldsim_jax.data.actions import parse
 from worldsim_jax.diffusion import noise
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import batches
+from worldsim_jax.forcing import paradigms
 from worldsim_jax.forcing import rollout
 from worldsim_jax.models import build
 from worldsim_jax.models import pixels
@@ -74,6 +75,13 @@ class World:
     return build.tokenizer(self.config)
 
   @property
+  def is_causal(self) -> bool:
+    """Whether it streams; if not, it makes films (streaming/films.py)."""
+    stages = self.config.stages
+    return (not stages
+            or self.config[stages[-1]].paradigm in paradigms.CAUSAL)
+
+  @property
   def frames_per_step(self) -> int:
     """Pixel frames that each `step` makes."""
     return self.config.student.chunk * self.vae.time_stride
@@ -102,18 +110,23 @@ class World:
       UserError: if the world has no tokenizer, no model or nothing to begin
         with.
     """
+    if not self.is_causal:
+      raise UserError(
+          f'the network of this world ({self.config.stages[-1]}) is '
+          'bidirectional: it makes whole films (streaming/films.py, '
+          '--mode=sample) and cannot stream.')
     for what, variables in (('model', self.params),
                             ('tokenizer', self.vae_variables)):
       if not variables:
         raise UserError(f'this world has no {what}, so it cannot stream: '
                         'convert it with one (--mode=convert --source=A,B).')
-    frames = self._first_frames(frames, seed)
+    frames = self.first_frames(frames, seed)
     actions = jnp.zeros((1, len(frames), build.NUM_ACTIONS))
     return self._jit_start(
         self.variables, frames[None], actions, self.encode_text(prompt),
         jax.random.key_data(jax.random.key(seed)))
 
-  def _first_frames(self, frames, seed: int) -> np.ndarray:
+  def first_frames(self, frames, seed: int) -> np.ndarray:
     """Those of `stream`, given or not, if it can begin with them."""
     size = (self.config.data.height, self.config.data.width, 3)
     count = self.context_frames

@@ -2,7 +2,8 @@
 
 A finished run leaves its world in <workdir>/world. Before that, and for any
 stage, a world is the tokenizer (<workdir>/latent_space, which is written as
-soon as latents are) and the network of a causal stage's newest checkpoint.
+soon as latents are) and the network of a stage's newest checkpoint. Unless it
+is asked for, that is a causal one, if there are any.
 """
 
 import json
@@ -25,11 +26,11 @@ def load(path, stage: str = '') -> World:
   Args:
     path: a world, or a workdir.
     stage: of a workdir: the stage whose newest checkpoint is the student.
-      Default: the finished world; while there is none, the latest causal stage
-      that has a checkpoint.
+      Default: the finished world; while there is none, the latest stage that
+      has a checkpoint, of the causal ones if the config has such.
 
   Raises:
-    UserError: if there is no world, or the stage is not causal.
+    UserError: if there is no world.
   """
   path = paths.folder(path)
   with paths.named_errors(path):
@@ -45,20 +46,31 @@ def _load(path, stage: str) -> World:
                       'there when its tokenizer is trained.')
     return files.load(path)  # It says what is missing.
   world = files.load(path / LATENT_SPACE)
-  stages = [name for name in world.config.stages
-            if world.config[name].paradigm in paradigms.CAUSAL]
+  stages = _playing(world.config)
   if stage and stage not in stages:
     raise UserError(f'--stage={stage} is not one of {", ".join(stages)}, whose '
-                    'networks can stream.')
+                    'networks can play.')
   for name in [stage] if stage else reversed(stages):
     found = checkpoints.newest_params(path / name, name)
     if found is not None:
       step, params = found
       print(f'student: {name} after {step} of '
             f'{world.config[name].num_steps} steps')
-      return World(world.config, params, world.vae_variables, world.starts)
+      config = world.config.copy_and_resolve_references()
+      # What a world can do is told by its last stage.
+      config.stages = config.stages[:config.stages.index(name) + 1]
+      return World(config, params, world.vae_variables, world.starts)
   raise UserError(f'{path} has no checkpoint of {stage or " or ".join(stages)} '
                   'yet.')
+
+
+def _playing(config) -> list[str]:
+  """Stages whose networks are worlds: causal ones, if there are any."""
+  models = [name for name in config.stages
+            if config[name].paradigm != 'tokenizer']
+  causal = [name for name in models
+            if config[name].paradigm in paradigms.CAUSAL]
+  return causal or models
 
 
 def tokenizer(path) -> World:

@@ -22,7 +22,9 @@ FRAME_FIELDS = ('rgb', 'actions')
 
 def latent_fields(config) -> tuple[str, ...]:
   """What a denoiser's batch holds."""
-  return ('latents', 'actions') + (('text',) if config.text.dim else ())
+  has_cuts = any(config[name].get('shots', 1) > 1 for name in config.stages)
+  return ('latents', 'actions', *['text'] * bool(config.text.dim),
+          *['shot_id'] * has_cuts)
 
 
 def frames(config, workdir) -> str:
@@ -91,7 +93,8 @@ def check_latents(config, made_with):
       raise UserError(f'{where} has text of (encoder, length, dim) {made}, but '
                       f'config.text says {wanted}.')
   pipeline.check_lengths(source, {
-      f'config.{name}.clip_frames': config[name].clip_frames
+      f'config.{name}.clip_frames':
+          -(-config[name].clip_frames // config[name].get('shots', 1))
       for name in config.stages})
 
 
@@ -126,7 +129,8 @@ class Batches:
   def __call__(self, stage):
     return lambda: pipeline.make_iterator(
         self._source('train'), batch_size=stage.batch_size,
-        clip_frames=stage.clip_frames, seed=self._seed, fields=self._fields,
+        clip_frames=stage.clip_frames, most_shots=stage.get('shots', 1),
+        seed=self._seed, fields=self._fields,
         rows=meshes.rows(self._mesh, stage.batch_size))
 
   def test_clips(self, num_clips: int, clip_frames: int) -> dict:

@@ -1,6 +1,7 @@
 """Films to latents: episodes of frames in, episodes of latents out.
 
-Successive episodes of one length are encoded together, several on each local
+Every shot is encoded as a film of its own, so that no latent frame is of two.
+Successive ones of one length are encoded together, several on each local
 device; the host reads the next ones meanwhile. Lengths are rounded up, by a
 sixteenth at most, so that films of any length need few programs. The frames
 added repeat the last one, and what they are encoded to is cut off: a causal
@@ -27,6 +28,8 @@ from worldsim_jax.models import tiling
 PIXELS = 2**25
 EPISODES = 8  # at once on a device, at most
 DTYPES = ('float32', 'bfloat16', 'float16')
+KIND = 'shots'  # Of latents: sets of older kinds are not taken for them.
+IS_LAST = 'is_last'  # whether a shot is the last one of its film
 
 
 class Encoder:
@@ -47,11 +50,13 @@ class Encoder:
                       f'{", ".join(DTYPES)}.')
     text = config.text
     self._vae, self._dtype = vae, jnp.dtype(dtype)
+    self._per_shot = text.get('per_shot', False)
     self._embed = None
     if text.dim:
       self._embed = text_encoder.of_config(text)
     weights = digest(variables)
-    self.name = f'latents-{weights}-{text_encoder.name_of(text)}-{dtype}'
+    self.name = (f'{KIND}-{weights}-{text_encoder.name_of(text)}'
+                 f'{"-per-shot" * self._per_shot}-{dtype}')
     self.metadata = {
         'latents': {'tokenizer': weights, 'dtype': dtype,
                     'text_encoder': text.encoder},
@@ -66,6 +71,31 @@ class Encoder:
 
   def __call__(self, episodes):
     """Yields the latents of each episode in order; Damaged stays as it is."""
+    shots_of_film = []
+    for made in self._encoded(self._shots(episodes)):
+      if isinstance(made, shards.Damaged):
+        yield made
+        continue
+      shots_of_film.append(made)
+      if made.pop(IS_LAST):
+        yield _joined(shots_of_film)
+        shots_of_film = []
+
+  def _shots(self, episodes):
+    """Yields shot after shot, each with its own caption if that is wanted."""
+    for episode in episodes:
+      if isinstance(episode, shards.Damaged):
+        yield episode
+        continue
+      parts = shots.split(episode)
+      captions = _captions(episode, len(parts)) if self._per_shot else None
+      for number, part in enumerate(parts):
+        if captions:
+          part['caption'] = captions[number]
+        yield part | {IS_LAST: number == len(parts) - 1}
+
+  def _encoded(self, episodes):
+    """Yields what is made of each film of one shot."""
     in_work = None
     for batch in self._batches(episodes):
       if isinstance(batch, shards.Damaged):
@@ -117,21 +147,46 @@ class Encoder:
 
   def _finish(self, batch, computed):
     computed = jax.device_get(computed)
-    stride = self._vae.time_stride
     for index, episode in enumerate(batch):
       count = self._latents(len(episode['rgb']))
       made = {name: computed[name][index, :count]
               for name in ('latents', 'actions')}
       if 'text' in computed:
-        text = _without_end(computed['text'][index])
-        made['text'] = text.astype(self._dtype)
-      if 'shot_id' in episode:  # Whole groups of frames only.
-        made['shot_id'] = shots.grouped(
-            episode['shot_id'][:1 + stride * (count - 1)], stride)
-      yield made
+        text = computed['text'][index].astype(self._dtype)
+        made['text'] = text[:, None] if self._per_shot else text
+      if 'shot_id' in episode:
+        made['shot_id'] = np.repeat(episode['shot_id'][:1], count)
+      yield made | {IS_LAST: episode[IS_LAST]}
 
   def _latents(self, frames: int) -> int:
     return 1 + (frames - 1) // self._vae.time_stride
+
+
+def _captions(episode, num_shots: int) -> list[str]:
+  """One of each shot.
+
+  Raises:
+    UserError: if there are others.
+  """
+  lines = episode.get('shot_captions', '').split('\n')
+  if len(lines) != num_shots:
+    raise UserError(
+        f'a film of {num_shots} shots has {len(lines)} lines of shot_captions; '
+        'text for each shot (config.text.per_shot) needs a line of each '
+        '(config.data.shot_captions).')
+  return lines
+
+
+def _joined(parts):
+  """A film of its shots; texts of shots side by side, [L, shots, C]."""
+  joined = {name: np.concatenate([part[name] for part in parts])
+            for name in parts[0] if name != 'text'}
+  if 'text' in parts[0]:
+    text = parts[0]['text']
+    if text.ndim == 3:
+      text = np.concatenate([part['text'] for part in parts], axis=1)
+    joined['text'] = _without_end(text)
+  return joined
 
 
 def digest(variables) -> str:
@@ -161,7 +216,7 @@ def _rounded(count: int) -> int:
   return -(-count // step) * step
 
 
-def _without_end(text_LC):
+def _without_end(text):
   """Without the zeros behind the last token; `records.Source` adds them."""
-  told = text_LC.any(axis=-1)
-  return text_LC[:len(told) - np.argmax(told[::-1]) if told.any() else 0]
+  told = text.any(axis=tuple(range(1, text.ndim)))
+  return text[:len(told) - np.argmax(told[::-1]) if told.any() else 0]

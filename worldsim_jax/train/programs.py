@@ -5,6 +5,10 @@
   start     a stream's first frames into a session
   stream    one interactive step: the next chunk, denoised and decoded
   decode    the tokenizer's part of it
+
+Where the last stage is bidirectional, instead of the last four:
+
+  film      one denoising step of a whole film, guided if it is
 """
 
 import functools
@@ -16,15 +20,18 @@ from jax.sharding import PartitionSpec
 import jax.numpy as jnp
 
 from worldsim_jax.attention import kv_cache
+from worldsim_jax.diffusion import guidance
 from worldsim_jax.errors import UserError
 from worldsim_jax.forcing import rollout
 from worldsim_jax.forcing import self_forcing
 from worldsim_jax.models import build
+from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.parallel import flops
 from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.streaming import export
 from worldsim_jax.streaming import files
+from worldsim_jax.streaming import films
 from worldsim_jax.streaming.world import World
 from worldsim_jax.train import loop
 from worldsim_jax.train import stages as stage_lib
@@ -32,6 +39,7 @@ from worldsim_jax.train import state as train_state
 from worldsim_jax.train import students
 
 STREAMING = ('rollout', 'start', 'stream', 'decode')
+FILMING = ('film',)
 
 
 class Program(NamedTuple):
@@ -68,8 +76,13 @@ class Program(NamedTuple):
 
 def names(config) -> tuple[str, ...]:
   """Of all programs of a config."""
-  trained = (name for name in config.stages if config[name].num_steps)
-  return (*trained, *STREAMING)
+  trained = [name for name in config.stages if config[name].num_steps]
+  return (*trained, *_playing(config))
+
+
+def _playing(config) -> tuple[str, ...]:
+  """Programs of the last stage's network."""
+  return STREAMING if _world(config).is_causal else FILMING
 
 
 def make(name: str, config, mesh) -> Program:
@@ -78,13 +91,13 @@ def make(name: str, config, mesh) -> Program:
   Raises:
     UserError: if the config has no such program.
   """
-  if name in names(config)[:-len(STREAMING)]:
+  known = names(config)
+  if name not in known:
+    raise UserError(f'--programs={name} is not one of {", ".join(known)}.')
+  if name not in _playing(config):
     return _train_step(name, config, mesh)
-  if name not in STREAMING:
-    raise UserError(f'--programs={name} is not one of '
-                    f'{", ".join(names(config))}.')
   return {'rollout': _rollout, 'start': _start, 'stream': _stream,
-          'decode': _decode}[name](config, mesh)
+          'decode': _decode, 'film': _film}[name](config, mesh)
 
 
 def _train_step(name, config, mesh) -> Program:
@@ -110,10 +123,7 @@ def stage_of(name, config):
 
 def counted_config(config):
   """With attention, if any, written out in products that can be counted."""
-  counted = config.copy_and_resolve_references()
-  if not build.is_recurrent(config):
-    counted.model.attention = 'xla'
-  return counted
+  return stage_lib.counted(config, dict(attention='xla'))
 
 
 def _trained(config, before: str):
@@ -143,8 +153,48 @@ def batch(name: str, config):
   if model.action_dim:
     shapes['actions'] = (*leading, model.action_dim)
   if model.text_dim:
-    shapes['text'] = (stage.batch_size, config.text.length, model.text_dim)
-  return {name: struct(shape, jnp.float32) for name, shape in shapes.items()}
+    shapes['text'] = (*_texts(name, config), config.text.length, model.text_dim)
+  arrays = {name: struct(shape, jnp.float32) for name, shape in shapes.items()}
+  if stage.get('shots', 1) > 1:
+    arrays['shot_id'] = struct(leading, jnp.int32)
+  return arrays
+
+
+def _texts(name, config) -> tuple[int, ...]:
+  """Of a batch: samples, and texts of each if shots have their own."""
+  stage = config[name]
+  has_many = stage.get('shots', 1) > 1 and config.text.get('per_shot')
+  return (stage.batch_size, *[stage.shots] * has_many)
+
+
+def _film(config, mesh) -> Program:
+  name = config.stages[-1]
+  example = batch(name, config)
+
+  def make_fn(config):
+    world = _world(config)
+    cut = films.plan(world)
+    velocity = films.with_context(world, cut)
+
+    def step(params, x, timesteps, conditioning):
+      denoiser = guidance.guided(
+          functools.partial(velocity, params), conditioning,
+          conditioning.unconditional(), config.evaluate.guidance_scale)
+      return denoiser(x, timesteps)
+
+    return jax.jit(step)
+
+  x = example['latents']
+  conditioning = Conditioning(
+      text=example.get('text'), actions=example.get('actions'),
+      image=x if config.model.image else None)
+  timesteps = jax.ShapeDtypeStruct(x.shape[:2], jnp.float32)
+  args = (meshes.abstract(mesh, _world(config).params),
+          *_split(mesh, (x, timesteps, conditioning)))
+  frames = sum(films.plan(_world(config)).frames)
+  return Program('film', make_fn(config), args,
+                 make_fn(counted_config(config)), batch=x.shape[0],
+                 frames=frames * x.shape[0])
 
 
 def _rollout(config, mesh) -> Program:

@@ -47,19 +47,19 @@ FILMS = 64  # to fit and measure latents on
 _IRRELEVANT = frozenset({
     'data.dir', 'data.num_workers', 'student.weights_dtype', 'text.path'})
 _OF_THE_MACHINE = frozenset({
-    'remat', 'attention', 'unroll', 'offload', 'weights'})
+    'remat', 'attention', 'unroll', 'offload', 'weights', 'implementation'})
 # Of config.evaluate: what only --mode=evaluate reads.
 _OF_THE_SUITE = frozenset({
     'subject', 'sections', 'seed', 'walks', 'walk_frames', 'walk_policy',
     'walk_maps', 'exports', 'matrix', 'matrix_delay'})
 # Keys that came later count where they are used: older checkpoints lack them.
 _LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False,
-          'student.step': 'renoise'}
+          'student.step': 'renoise', 'text.per_shot': False}
 _LATER_OF_STAGES = {
     'divergence': 'dmd', 'score_weight': 'normalised', 'critic_warmup': 0,
     'clean_level': False, 'exit_steps': 'shared', 'gradient_frames': 0,
-    'monitor.every': 0, 'monitor.num_clips': 16, 'monitor.clip_frames': 12,
-    'monitor.max_contrast': 0.}
+    'shots': 1, 'monitor.every': 0, 'monitor.num_clips': 16,
+    'monitor.clip_frames': 12, 'monitor.max_contrast': 0.}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 
 
@@ -325,8 +325,10 @@ def check_films(config, frames_dir):
   frames = lambda latents: 1 + vae.time_stride * (latents - 1)
   trained = {}
   for name in config.stages:
-    clip = config[name].clip_frames
-    is_tokenizer = config[name].paradigm == 'tokenizer'
+    stage = config[name]
+    # Of several shots, one is at least as long as their mean.
+    clip = -(-stage.clip_frames // stage.get('shots', 1))
+    is_tokenizer = stage.paradigm == 'tokenizer'
     trained[f'config.{name}.clip_frames'] = (
         clip if is_tokenizer else frames(clip))
   given = frames(config.student.context_frames)

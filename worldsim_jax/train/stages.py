@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.attention import context as contexts
+from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.forcing import diffusion
+from worldsim_jax.forcing import mixtures
 from worldsim_jax.forcing import ode
 from worldsim_jax.forcing import paradigms
 from worldsim_jax.forcing import rollout
@@ -75,10 +77,11 @@ def tokenizer(name: str, inputs: Inputs) -> Stage:
 
 
 def full_sequence(name: str, inputs: Inputs) -> Stage:
-  """A bidirectional model on whole clips."""
+  """A bidirectional model on whole clips, or on films of several shots."""
   stage = inputs.config[name]
   loss = diffusion.full_sequence_loss(
-      students.velocity(inputs.config, name), stage, name)
+      students.velocity(inputs.config, name), stage, name,
+      context_of=mixtures.of_stage(name, inputs.config))
   return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
 
@@ -214,11 +217,19 @@ PARADIGMS = {
 def make(name: str, inputs: Inputs) -> Stage:
   """A stage of the config; its FLOPs are those of the same without remat."""
   paradigm = PARADIGMS[inputs.config[name].paradigm]
-  plain = inputs.config.copy_and_resolve_references()
-  plain.model.update({k: v for k, v in COUNTED.items() if k in plain.model})
-  counted = paradigm(name, inputs._replace(config=plain))
+  plain = paradigm(name, inputs._replace(config=counted(inputs.config)))
   return dataclasses.replace(
-      paradigm(name, inputs), counted_updates=counted.updates)
+      paradigm(name, inputs), counted_updates=plain.updates)
+
+
+def counted(config, model=COUNTED):
+  """The config of a program that is never run: its products can be counted."""
+  plain = config.copy_and_resolve_references()
+  plain.model.update({k: v for k, v in model.items() if k in plain.model})
+  for name in plain.stages:
+    if plain[name].get('moc'):
+      plain[name].moc.implementation = moc.COUNTED
+  return plain
 
 
 def _teacher(stage):

@@ -20,6 +20,7 @@ from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.storage import paths
 from worldsim_jax.streaming import files
+from worldsim_jax.train import film_checks
 from worldsim_jax.train import optimizers
 from worldsim_jax.train import pretrained
 from worldsim_jax.train import stages
@@ -57,6 +58,7 @@ def check(config):
     _check_clips(config)
     _check_evaluation(config)
     student_checks.check(config)
+    film_checks.check(config)
     _check_loop(config)
     _check_models(config)
   except UserError:
@@ -193,7 +195,8 @@ def _check_clips(config):
         raise UserError(f'{key} must be 1 + {stride} n, as config.vae merges '
                         f'{stride} frames.')
       continue
-    _check_available(config, key, 1 + stride * (stage.clip_frames - 1))
+    if stage.get('shots', 1) == 1:
+      _check_available(config, key, 1 + stride * (stage.clip_frames - 1))
     if stage.clip_frames <= student.context_frames:
       raise UserError(f'{key} must be more than config.student.'
                       f'context_frames={student.context_frames}.')

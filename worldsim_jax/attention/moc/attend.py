@@ -28,6 +28,9 @@ from worldsim_jax.attention.moc.executors import xla
 from worldsim_jax.parallel import layout
 
 IMPLEMENTATIONS = ('auto', 'xla', 'pallas', 'reference')
+# For parallel/flops.py, which cannot see how often a loop is gone through: is
+# never run.
+COUNTED = 'counted'
 # For remat: recomputed scores may choose otherwise where two are nearly equal,
 # and the backward pass must be that of the forward pass.
 SELECTION = 'moc_selection'
@@ -63,6 +66,7 @@ class Mixture:
     routing: how many chunks are chosen.
     blocks: sizes of tiles and blocks.
     implementation: see the module docstring.
+    keys: that a query reads in the mean, for counting FLOPs.
   """
   plan: Plan
   rng_BH: jax.Array | None = None
@@ -73,6 +77,7 @@ class Mixture:
   blocks: blocks_lib.Blocks = flax.struct.field(
       pytree_node=False, default=blocks_lib.BLOCKS[-1][1])
   implementation: str = flax.struct.field(pytree_node=False, default='auto')
+  keys: int = flax.struct.field(pytree_node=False, default=0)
 
 
 def plan(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
@@ -152,6 +157,8 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
   plan = mixture.plan
   implementation = chosen(mixture.implementation, q_BTHD.shape[-1],
                           q_BTHD.dtype, bool(interpret))
+  if implementation == COUNTED:
+    return _counted(q_BTHD, k_BSHD, v_BSHD, mixture.keys)
   if implementation == 'reference':
     return reference.attend(
         q_BTHD, k_BSHD, v_BSHD, plan.table, mixture.rules, selection_BHKT)
@@ -165,6 +172,13 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
   return out.reshape(batch, heads, tokens, dim).swapaxes(1, 2)
 
 
+def _counted(q_BTHD, k_BSHD, v_BSHD, keys: int):
+  """As many products as a mixture does, but over other keys."""
+  k, v = k_BSHD[:, :keys], v_BSHD[:, :keys]
+  return jnp.einsum('bhts,bshd->bthd', jnp.einsum(
+      'bthd,bshd->bhts', q_BTHD, k), v)
+
+
 def chosen(implementation: str, head_dim: int, dtype,
            interpret: bool = False) -> str:
   """The implementation that runs.
@@ -172,6 +186,8 @@ def chosen(implementation: str, head_dim: int, dtype,
   Raises:
     ValueError: if it is unknown or cannot run here or for such heads.
   """
+  if implementation == COUNTED:
+    return implementation
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(f'implementation={implementation!r} is not one of '
                      f'{IMPLEMENTATIONS} (config.moc.implementation).')

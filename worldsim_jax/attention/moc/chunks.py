@@ -198,12 +198,7 @@ def check(chunks: ChunkTable, rules: Rules, num_tokens: int, parts: int = 1):
       equal parts (tables that a program computes cannot be asked), or a rule is
       unknown.
   """
-  if rules.text_scope not in TEXT_SCOPES:
-    raise ValueError(f'text_scope={rules.text_scope!r} is not one of '
-                     f'{TEXT_SCOPES} (config.moc.text_scope).')
-  if rules.window < 0:
-    raise ValueError(f'window={rules.window} must be at least 0 '
-                     '(config.moc.window).')
+  check_rules(rules)
   if not isinstance(chunks.size, np.ndarray):
     return
   for i, sizes in enumerate(chunks.size):
@@ -216,3 +211,13 @@ def check(chunks: ChunkTable, rules: Rules, num_tokens: int, parts: int = 1):
         raise ValueError(
             f'a shot of sample {i} ends with token {end}, which {parts} '
             'devices cannot share (config.mesh.context).')
+
+
+def check_rules(rules: Rules):
+  """Raises ValueError for rules that cannot be."""
+  if rules.text_scope not in TEXT_SCOPES:
+    raise ValueError(f'text_scope={rules.text_scope!r} is not one of '
+                     f'{TEXT_SCOPES} (config.moc.text_scope).')
+  if rules.window < 0:
+    raise ValueError(f'window={rules.window} must be at least 0 '
+                     '(config.moc.window).')

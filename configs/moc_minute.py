@@ -1,0 +1,75 @@
+"""Minute-long films of eight shots by Mixture of Contexts (arXiv 2508.21058).
+
+A bidirectional model is trained on whole films, first with dense attention,
+then reading its own shot, its caption and 5 chunks of earlier shots' tokens:
+chunks of 10240, 5120, 2560, then 1280, as published. 8 shots of 97 frames, 12 a
+second, 480x480 pixels: 180,000 tokens. `wan`: 480x832, 8 a second, shots of 57
+frames; 187,200 tokens, chunks of a latent frame (1560), 3 of them (Wan-1.3B).
+
+Command:  python -m worldsim_jax.main --config=configs/moc_minute.py \
+            --workdir=runs/moc_minute --config.data.latents=LATENTS
+          python -m worldsim_jax.main --mode=sample --source=runs/moc_minute \
+            --prompt='a shot | the next | ...'
+Machine:  slices that it fits are in README; time, quality: not yet measured.
+Laptop:   --config=configs/moc_minute.py:tiny
+"""
+
+from configs import arguments
+from configs import stages
+from configs import wan
+from ml_collections import ConfigDict
+
+SHOTS, STEPS, CHUNKS = 8, 5000, (10240, 5120, 2560, 1280)  # 20k steps in all.
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """`arg`: words of 'tiny', 'wan', 'published' (weights to begin with)."""
+  words = arguments.words(arg, 'tiny', 'wan', 'published')
+  is_wan = 'wan' in words
+  config = wan.wan(wan.MODEL_1_3B)
+  config.data.update(dict(
+      height=480, width=832 if is_wan else 480, shots=SHOTS, shot_captions=True,
+      frames_per_second=8. if is_wan else 12.,
+      num_frames=SHOTS * (57 if is_wan else 97)))
+  config.text.per_shot = True
+  config.student.context_frames = 1
+  config.student.chunk = 1
+  del config.teacher_forcing, config.self_forcing
+  names = _stages(config, (0,) if is_wan else CHUNKS, 3 if is_wan else 5)
+  for name in names:
+    config[name].update(dict(
+        num_steps=STEPS, batch_size=16, shots=SHOTS, max_context_frames=1,
+        clip_frames=SHOTS * (15 if is_wan else 25)))
+    config[name].optimizer.update(dict(
+        learning_rate=9e-5, b2=0.999, schedule='constant'))
+  config.stages = ('tokenizer', *names)
+  config.mesh.update(dict(data=1, fsdp=-1, context=4))
+  if 'tiny' in words:
+    _tiny(config, names)
+  if 'published' in words:
+    config.teacher.weights = 'weights/wan_1_3b'
+  return config
+
+
+def _stages(config, chunks, top_k: int):
+  """Adds a stage for each length of a chunk; returns all, dense one first."""
+  names = ['teacher']
+  for chunk in chunks:
+    name = f'moc_{chunk or "frame"}'
+    config[name] = stages.full_sequence(
+        start_from=names[-1], moc=stages.mixture(chunk=chunk, top_k=top_k))
+    names.append(name)
+  return names
+
+
+def _tiny(config, names):
+  """Films of a minute at laptop size: 520 frames, 12 tokens of four each."""
+  wan.tiny(config)
+  config.data.update(dict(shots=SHOTS, num_frames=SHOTS * 65))
+  config.text.per_shot = False
+  for name, chunk in zip(names[1:], (192, 96, 48, 24)):
+    config[name].moc.chunk = chunk if config[name].moc.chunk else 0
+  for name in names:
+    config[name].update(dict(
+        num_steps=6, clip_frames=SHOTS * 17, max_context_frames=1))
+  config.mesh.update(dict(data=-1, fsdp=1, context=1))
