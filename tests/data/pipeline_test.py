@@ -66,6 +66,48 @@ class PipelineTest(parameterized.TestCase):
     self.assertNotIn('shot_id', next(batches))
 
   @parameterized.parameters(True, False)
+  def test_clips_of_several_shots_begin_with_one(self, in_memory):
+    # Clips of 9 frames and two shots at most: from 0 and 7, not from 13.
+    source = [with_cuts(episode(k), 7, 13) for k in range(3)]
+    source.append(with_cuts(episode(3), 4, 8, 12, 16))  # Three shots each.
+    batches = self.batches(source, clip_frames=9, most_shots=2,
+                           fields=('rgb', 'shot_id'), in_memory=in_memory)
+    found = [next(batches) for _ in range(10)]
+    self.assertCountEqual(
+        np.unique([b['rgb'][:, 0, 0, 0, 1] for b in found]), [0, 7])
+    self.assertCountEqual(
+        np.unique([b['rgb'][:, 0, 0, 0, 0] for b in found]), [0, 1, 2])
+    for batch in found:
+      np.testing.assert_array_equal(
+          batch['shot_id'], np.searchsorted(
+              [7, 13], batch['rgb'][:, :, 0, 0, 1], side='right'))
+
+  def test_shots_bring_their_own_texts(self):
+    # [L, shots, C]: text tells its token, and the shot.
+    text = np.stack(np.meshgrid(np.arange(2.), np.arange(3.), indexing='ij'), -1)
+    film = with_cuts(episode(0), 7, 13) | dict(text=text)
+    fields = ('rgb', 'text', 'shot_id')
+    one = self.batches([film], clip_frames=6, fields=fields)
+    two = self.batches([film], clip_frames=9, most_shots=3, fields=fields)
+    for _ in range(5):
+      batch = next(one)
+      self.assertEqual(batch['text'].shape, (4, 2, 2))
+      np.testing.assert_array_equal(
+          batch['text'][:, 0, 1], batch['shot_id'][:, 0])
+      batch = next(two)
+      self.assertEqual(batch['text'].shape, (4, 3, 2, 2))
+      first = batch['shot_id'][:, 0]
+      for k, begin in enumerate(first):
+        np.testing.assert_array_equal(
+            batch['text'][k, :3 - begin], np.moveaxis(text, 1, 0)[begin:])
+        np.testing.assert_array_equal(batch['text'][k, 3 - begin:], 0)
+
+  def test_films_too_short_for_clips_of_several_shots_are_told_of(self):
+    source = [with_cuts(episode(k), 4, 8, 12, 16) for k in range(3)]
+    with self.assertRaisesRegex(UserError, 'no film .* 9 success.* most 2 shots'):
+      self.batches(source, clip_frames=9, most_shots=2)
+
+  @parameterized.parameters(True, False)
   def test_films_without_a_long_shot_are_left_out(self, in_memory):
     self.source[3] = with_cuts(episode(3), 4, 8, 12, 16)
     self.source[5] = episode(5, frames=4)

@@ -54,9 +54,9 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
       the padding of a text; instead of mask_FG.
     bias_HNM: for F = G = 1: what is added to the logits of all samples, such as
       relative positions in a text; not with mask_FG.
-    mixture: for queries and keys of the same frames, instead of all masks: each
-      token reads its anchors and the chunks that it chooses (attention/moc);
-      the implementation is the mixture's own.
+    mixture: instead of all masks: each token reads its anchors and the chunks
+      that it chooses (attention/moc); the implementation is the mixture's own.
+      Queries and keys are of the same frames, unless the choice was made.
 
   Returns:
     [B, F, N, H, D] in the dtype of q.
@@ -73,7 +73,7 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
     _check_bias(bias_HNM, q_BFNHD, k_BGMHD, mask_FG, implementation)
     implementation = 'xla'
   if mixture is not None:
-    _check_mixture(q_BFNHD, k_BGMHD, mask_FG, key_mask_BM, bias_HNM)
+    _check_mixture(q_BFNHD, k_BGMHD, mixture, mask_FG, key_mask_BM, bias_HNM)
   local = functools.partial(
       _attend_mixture if mixture is not None else
       _attend_allowed if isinstance(mask_FG, np.ndarray) else _attend_frames,
@@ -84,10 +84,10 @@ def attend(q_BFNHD, k_BGMHD, v_BGMHD, mask_FG=None,
       implementation)
 
 
-def _check_mixture(q_BFNHD, k_BGMHD, *masks):
+def _check_mixture(q_BFNHD, k_BGMHD, mixture, *masks):
   if any(mask is not None for mask in masks):
     raise ValueError('attend takes a mixture without masks and bias.')
-  if q_BFNHD.shape != k_BGMHD.shape:
+  if mixture.selection_BHKT is None and q_BFNHD.shape != k_BGMHD.shape:
     raise ValueError(
         f'queries {q_BFNHD.shape} and keys {k_BGMHD.shape} of a mixture must '
         'be of the same frames.')

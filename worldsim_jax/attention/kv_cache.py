@@ -15,6 +15,9 @@ each slot. So one structure serves all position policies:
             (MotionStream, Infinity-RoPE), so a stream may run for ever
 
 Slot order is irrelevant to attention, hence nothing is ever shifted or copied.
+
+A cache that is recalled from (attention/moc/recall.py) holds a long past, of
+which every call reads some. It keeps the mean key of each frame to choose by.
 """
 
 from typing import NamedTuple
@@ -23,15 +26,20 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from worldsim_jax.attention.moc.recall import Recall
 from worldsim_jax.parallel import layout
 
 EMPTY = -1
 
 
 class KeyValues(NamedTuple):
-  """Un-roped keys and values of some frames, each [L, B, F, N, H, D]."""
+  """Un-roped keys and values of some frames, each [L, B, F, N, H, D].
+
+  mean: float32 [L, B, F, H, D], of a cache that is recalled from.
+  """
   k: jax.Array
   v: jax.Array
+  mean: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -44,6 +52,8 @@ class KVCache:
     length: int32 [], frames written since the start of the video.
     sink: pinned frames.
     relative: the position policy (see the module docstring).
+    mean: float32 [L, B, S, H, D], see `recall.descriptors`, or None.
+    recall: how much is read of it; None for all.
   """
   k: jax.Array
   v: jax.Array
@@ -51,6 +61,8 @@ class KVCache:
   length: jax.Array
   sink: int = flax.struct.field(pytree_node=False, default=0)
   relative: bool = flax.struct.field(pytree_node=False, default=False)
+  mean: jax.Array | None = None
+  recall: Recall | None = flax.struct.field(pytree_node=False, default=None)
 
   @property
   def num_slots(self) -> int:
@@ -61,8 +73,8 @@ class KVCache:
     return self.k.shape[1]
 
   def holds(self, num_frames: int) -> bool:
-    """Whether nothing of a video of that length has been overwritten."""
-    return num_frames <= self.num_slots
+    """Whether all of a video of that length is there, and read."""
+    return num_frames <= self.num_slots and self.recall is None
 
   def append(self, new: KeyValues) -> 'KVCache':
     """Returns the cache with F more frames; the oldest unpinned ones go.
@@ -90,8 +102,9 @@ class KVCache:
       return all_slots
 
     write_frames = lambda old, new: layout.constrain_cache(write(old, new, 2))
+    mean = None if self.mean is None else write(self.mean, new.mean, 2)
     return self.replace(
-        k=write_frames(self.k, new.k), v=write_frames(self.v, new.v),
+        k=write_frames(self.k, new.k), v=write_frames(self.v, new.v), mean=mean,
         position=write(self.position, position, 0),
         length=self.length + num_new)
 
@@ -123,11 +136,12 @@ class KVCache:
 
 def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
           num_heads: int, head_dim: int, sink: int = 0, relative: bool = False,
-          dtype=jnp.float32) -> KVCache:
+          dtype=jnp.float32, recall: Recall | None = None) -> KVCache:
   """A cache with no frames.
 
   Raises:
-    ValueError: if the pinned frames leave no slot for a window.
+    ValueError: if the pinned frames leave no slot for a window, or there is
+      nothing to recall.
   """
   if not 0 <= sink < num_slots:
     raise ValueError(
@@ -135,7 +149,16 @@ def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
         'at least one more frame (config.student.sink, config.student.window).')
   shape = (num_layers, batch, num_slots, tokens_per_frame, num_heads, head_dim)
   zeros = lambda: layout.constrain_cache(jnp.zeros(shape, dtype))
+  mean = None
+  if recall is not None:
+    recall.check()
+    if recall.window + recall.sink >= num_slots:
+      raise ValueError(
+          f'{num_slots} slots hold nothing to recall beside the {recall.sink} + '
+          f'{recall.window} frames that are always read '
+          '(config.student.recall.slots, window, sink).')
+    mean = jnp.zeros((num_layers, batch, num_slots, num_heads, head_dim))
   return KVCache(
-      k=zeros(), v=zeros(),
+      k=zeros(), v=zeros(), mean=mean, recall=recall,
       position=jnp.full((num_slots,), EMPTY, jnp.int32),
       length=jnp.zeros((), jnp.int32), sink=sink, relative=relative)

@@ -108,6 +108,10 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
   elif is_ring:
     run = _ring
   elif lacks_heads:
+    if selected.mixture.selection_BHKT is not None:
+      raise ValueError(
+          f'{own_heads} heads of a device do not divide by config.mesh.context='
+          f'{context}, which recalling from a cache needs.')
     run = functools.partial(_gathered, local)
   else:
     run = functools.partial(_all_to_all, local)
@@ -141,20 +145,25 @@ def _specs(selected: Selected, batch, split_heads, split_tokens) -> Selected:
   if selected.mixture is None:
     return specs
   mixture = jax.tree.map(lambda _: PartitionSpec(batch), selected.mixture)
-  if mixture.rng_BH is not None:
-    mixture = mixture.replace(rng_BH=PartitionSpec(batch, split_heads))
-  return specs._replace(mixture=mixture)
+  return specs._replace(mixture=_of_heads(
+      mixture, lambda _: PartitionSpec(batch, split_heads)))
+
+
+def _of_heads(mixture, f):
+  """A mixture with f of what it has for each head, [B, H, ...]."""
+  of = lambda x: None if x is None else f(x)
+  return mixture.replace(rng_BH=of(mixture.rng_BH),
+                         selection_BHKT=of(mixture.selection_BHKT))
 
 
 def _all_to_all(local, q, k, v, selected: Selected):
   """Tokens to heads, attention, heads to tokens."""
   exchange = functools.partial(lax.all_to_all, axis_name=_AXIS, tiled=True)
-  mixture = selected.mixture
-  if mixture is not None and mixture.rng_BH is not None:
+  if selected.mixture is not None:
     heads = q.shape[_HEADS] // lax.axis_size(_AXIS)
-    own = lax.dynamic_slice_in_dim(
-        mixture.rng_BH, lax.axis_index(_AXIS) * heads, heads, axis=1)
-    selected = selected._replace(mixture=mixture.replace(rng_BH=own))
+    own = lambda x: lax.dynamic_slice_in_dim(
+        x, lax.axis_index(_AXIS) * heads, heads, axis=1)
+    selected = selected._replace(mixture=_of_heads(selected.mixture, own))
   q, k, v = (exchange(x, split_axis=_HEADS, concat_axis=_TOKENS)
              for x in (q, k, v))
   out = local(q, k, v, selected)

@@ -122,15 +122,19 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
   """
   velocity_fn = _guided(velocity_fn, sampling, conditioning)
   _check_batch(cache, sampling, len(context_BFHWC))
-  frames = context_BFHWC.shape[1]
   image = batches.image_before_chunks(context_BFHWC, sampling.chunk)
-  # σ = 0 whatever the context_sigma: given frames are clean.
-  timesteps = jnp.zeros(context_BFHWC.shape[:2])
-  _, kv = velocity_fn(
-      params, context_BFHWC, timesteps, conditioning.with_image(*image),
-      contexts.block_causal(frames, sampling.chunk), cache)
-  return jax.lax.stop_gradient(
-      RolloutState(cache.append(kv), context_BFHWC[:, -1]))
+  conditioning = conditioning.with_image(*image)
+  frames = context_BFHWC.shape[1]
+  # What a chunk recalls is chosen when the frames before it are in the cache.
+  at_once = frames if cache.recall is None else sampling.chunk
+  for first in range(0, frames, at_once):
+    x = context_BFHWC[:, first:first + at_once]
+    # σ = 0 whatever the context_sigma: given frames are clean.
+    _, kv = velocity_fn(
+        params, x, jnp.zeros(x.shape[:2]), conditioning.frames(first, at_once),
+        contexts.block_causal(at_once, sampling.chunk), cache)
+    cache = cache.append(kv)
+  return jax.lax.stop_gradient(RolloutState(cache, context_BFHWC[:, -1]))
 
 
 def generate_chunk(velocity_fn, params, state: RolloutState, noise_BFHWC,

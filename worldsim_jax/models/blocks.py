@@ -17,6 +17,7 @@ from worldsim_jax.attention import splash
 from worldsim_jax.attention.attend import attend
 from worldsim_jax.attention.kv_cache import KeyValues
 from worldsim_jax.attention.moc import attend as moc
+from worldsim_jax.attention.moc import recall as recalling
 from worldsim_jax.parallel import layout
 
 EPSILON = 1e-6
@@ -38,6 +39,7 @@ class LayerInputs(NamedTuple):
     image: [B, M, C], embedded tokens of a picture beside the text, or None.
     mixture: of the call's own frames, instead of a mask; or None.
     texts: int32 [B, F], which of G texts each frame reads, or None.
+    slots: of a cache that is recalled from: frame [S], position [S], length.
   """
   modulation: jax.Array
   text: jax.Array | None
@@ -47,6 +49,7 @@ class LayerInputs(NamedTuple):
   image: jax.Array | None = None
   mixture: moc.Mixture | None = None
   texts: jax.Array | None = None
+  slots: tuple[jax.Array, ...] | None = None
 
 
 class OfLayer(NamedTuple):
@@ -72,10 +75,15 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """Attention over the call's own frames and, if given, cached ones."""
+  """Attention over the call's own frames and, if given, cached ones.
+
+  With `recall`, over some of those; `grid` are the rows and columns of tokens.
+  """
   num_heads: int
   dtype: Any
   implementation: str
+  recall: recalling.Recall | None = None
+  grid: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, x_BFNC, inputs: LayerInputs, cached: KeyValues | None):
@@ -86,14 +94,23 @@ class SelfAttention(nn.Module):
     v = heads(dense('v')(x_BFNC))
     q_roped = rope.rotate(q, inputs.angles)
     keys, values = rope.rotate(k, inputs.angles), v
+    if self.recall is not None:
+      out = recalling.attend(
+          q_roped, keys, values, recalling.Past(*cached, *inputs.slots),
+          self.grid, self.recall)
+      kv = KeyValues(k, v, recalling.descriptors(k, self.grid))
+      return self._out(out, x_BFNC), kv
     if cached is not None:
       past = rope.rotate(cached.k, inputs.cache_angles).astype(keys.dtype)
       keys = jnp.concatenate([past, keys], axis=1)
       values = jnp.concatenate([cached.v.astype(v.dtype), v], axis=1)
-    out = checkpoint_name(
-        attend(q_roped, keys, values, inputs.mask, self.implementation,
-               mixture=inputs.mixture), ATTENTION_OUTPUT)
-    return dense('o')(out.reshape(x_BFNC.shape)), KeyValues(k, v)
+    out = attend(q_roped, keys, values, inputs.mask, self.implementation,
+                 mixture=inputs.mixture)
+    return self._out(out, x_BFNC), KeyValues(k, v)
+
+  def _out(self, out_BFNHD, x_BFNC):
+    out = checkpoint_name(out_BFNHD, ATTENTION_OUTPUT)
+    return _dense(x_BFNC.shape[-1], self.dtype)('o')(out.reshape(x_BFNC.shape))
 
 
 class CrossAttention(nn.Module):
@@ -169,6 +186,8 @@ class Block(nn.Module):
   return_kv: bool
   static_mask: tuple[tuple[bool, ...], ...] | None = None
   return_tokens: bool = False
+  recall: recalling.Recall | None = None
+  grid: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, x_BFNC, own: OfLayer, inputs: LayerInputs):
@@ -186,8 +205,9 @@ class Block(nn.Module):
       inputs = inputs._replace(
           mixture=inputs.mixture.replace(rng_BH=own.rng_BH))
     hidden = modulated_norm(x_BFNC, shift1, scale1)
-    update, kv = SelfAttention(**attention, name='self_attn')(
-        hidden, inputs, own.cached)
+    update, kv = SelfAttention(
+        **attention, recall=self.recall, grid=self.grid, name='self_attn')(
+            hidden, inputs, own.cached)
     x_BFNC = (x_BFNC + gate1 * update).astype(x_BFNC.dtype)
     if inputs.text is not None:
       hidden = layer_norm(affine=True, name='norm3')(x_BFNC)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.attention import kv_cache
+from worldsim_jax.attention.moc.recall import Recall
 from worldsim_jax.diffusion import flow
 from worldsim_jax.models import recurrent
 from worldsim_jax.models.conditioning import Conditioning
@@ -121,7 +122,7 @@ def example_inputs(config, batch: int = 1, frames: int = 1):
 
 
 def new_cache(config, batch: int, num_slots: int | None = None):
-  """An empty KV cache as config.student describes it, or with more slots.
+  """An empty KV cache as config.student describes it, or with other slots.
 
   Of a recurrent model: its state before the first frame, whatever the slots.
   """
@@ -130,9 +131,14 @@ def new_cache(config, batch: int, num_slots: int | None = None):
     height, width = latent_size(config)
     return recurrent.empty(
         batch=batch, height=height, width=width, dim=model.dim)
+  recall, slots = None, student.window + student.sink
+  if student.get('recall'):
+    settings, slots = student.recall, student.recall.slots
+    recall = Recall(settings.top_k, settings.most, student.window, student.sink,
+                    settings.implementation)
   return kv_cache.empty(
-      num_layers=model.num_layers, batch=batch,
-      num_slots=num_slots or student.window + student.sink,
+      num_layers=model.num_layers, batch=batch, recall=recall,
+      num_slots=num_slots or slots,
       tokens_per_frame=tokens_per_frame(config), num_heads=model.num_heads,
       head_dim=model.dim // model.num_heads, sink=student.sink,
       relative=student.relative_positions, dtype=jnp.dtype(model.dtype))

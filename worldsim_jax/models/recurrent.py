@@ -77,6 +77,8 @@ class RecurrentState:
   def batch(self) -> int:
     return len(self.z)
 
+  recall = None  # There is no past to choose from.
+
   def holds(self, num_frames: int) -> bool:
     """As KVCache.holds: earlier frames cannot be told apart any more."""
     del num_frames

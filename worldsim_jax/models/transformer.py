@@ -163,13 +163,14 @@ class VideoTransformer(nn.Module):
     inputs = blocks.LayerInputs(
         modulation, self._text(conditioning), angles, cache_angles, mask,
         self._clip(conditioning), mixture and mixture.replace(rng_BH=None),
-        context and context.texts)
+        context and context.texts, _slots(context, cache))
     is_static = context is not None and (
         cache is None or _speaks_of(context, cache))
     layers = self._layers(
         static_mask=context.mask if is_static else None,
-        return_kv=cache is not None, return_tokens=bool(read_after))
-    past = None if cache is None else kv_cache.KeyValues(cache.k, cache.v)
+        return_kv=cache is not None, return_tokens=bool(read_after),
+        recall=cache and cache.recall, grid=grid)
+    past = cache and kv_cache.KeyValues(cache.k, cache.v, cache.mean)
     tokens, (kv, read_LBFNC) = layers(
         tokens, blocks.OfLayer(past, rngs), inputs)
     patches = self._head(tokens, e)
@@ -322,6 +323,20 @@ class VideoTransformer(nn.Module):
   def _dense(self, features, name, kernel_init=XAVIER):
     return nn.Dense(features, dtype=jnp.dtype(self.dtype),
                     kernel_init=kernel_init, name=name)
+
+
+def _slots(context, cache):
+  """What a cache that is recalled from holds: frames, positions, length.
+
+  Raises:
+    ValueError: if a mask says who reads what of it.
+  """
+  if cache is None or cache.recall is None:
+    return None
+  if context is not None and not np.all(context.mask or True):
+    raise ValueError('a cache that is recalled from takes no mask: its frames '
+                     'are read chunk by chunk.')
+  return cache.position, cache.slot_positions(), cache.length
 
 
 def _speaks_of(context, cache) -> bool:

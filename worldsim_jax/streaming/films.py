@@ -55,12 +55,15 @@ def plan(world, num_shots: int | None = None) -> Plan:
   return Plan(shot_F, lengths, [1 + stride * (n - 1) for n in lengths])
 
 
-def make(world, prompts=(), *, frames=None, actions=None, seed: int = 0):
+def make(world, prompts=(), *, num_shots: int | None = None, frames=None,
+         actions=None, seed: int = 0):
   """A film.
 
   Args:
     world: a bidirectional one.
     prompts: for models with text: of each shot, or one for all of them.
+    num_shots: default: of the prompts, if there are several, else as many as
+      there can be.
     frames: uint8 [P, H, W, 3], world.context_frames to begin with; default: one
       of the world's starts, chosen by the seed.
     actions: physical units, [frames of the film, 3]; default: stand still.
@@ -74,10 +77,12 @@ def make(world, prompts=(), *, frames=None, actions=None, seed: int = 0):
     UserError: if the world makes no such films.
   """
   per_shot = world.model.text_dim and world.config.text.get('per_shot')
-  cut = plan(world, len(prompts) if len(prompts) > 1 else None)
-  if len(prompts) > 1 and not per_shot:
-    raise UserError(f'{len(prompts)} prompts, but this world reads one for a '
-                    'whole film (config.text.per_shot).')
+  if len(prompts) > 1:
+    if not per_shot:
+      raise UserError(f'{len(prompts)} prompts, but this world reads one for a '
+                      'whole film (config.text.per_shot).')
+    num_shots = len(prompts)
+  cut = plan(world, num_shots)
   text = None
   if world.model.text_dim:
     text = world.encode_texts(prompts or [''])

@@ -121,8 +121,10 @@ def _generator(name, config):
     return lambda first_latent: ONE_PASS[stage.paradigm](
         student_fn, levels(name, config), chunk=sampling.chunk, **frames)
   own, student = build.for_network(config, name), config.student
-  slots = self_forcing.cache_slots(
-      stage.clip_frames, student.chunk, student.window, student.sink)
+  slots = stage.clip_frames
+  if not student.get('recall'):
+    slots = self_forcing.cache_slots(
+        slots, student.chunk, student.window, student.sink)
   return lambda first_latent: self_forcing.make_generator(
       student_fn, lambda batch: build.new_cache(own, batch, slots), sampling,
       exit_steps=stage.exit_steps, first_latent=first_latent,

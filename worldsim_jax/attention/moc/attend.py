@@ -62,6 +62,8 @@ class Mixture:
   Attributes:
     plan: of `plan`, with these rules and blocks.
     rng_BH: keys of this step and layer, for dropping; None at inference.
+    selection_BHKT: int32, what each query reads besides its anchors, if it was
+      chosen before; then nothing is routed.
     rules: who reads what always, and may be routed where.
     routing: how many chunks are chosen.
     blocks: sizes of tiles and blocks.
@@ -70,6 +72,7 @@ class Mixture:
   """
   plan: Plan
   rng_BH: jax.Array | None = None
+  selection_BHKT: jax.Array | None = None
   rules: chunks_lib.Rules = flax.struct.field(
       pytree_node=False, default=chunks_lib.Rules())
   routing: routing_lib.Routing = flax.struct.field(
@@ -137,6 +140,9 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mixture: Mixture, interpret=False):
   """
   plan = mixture.plan
   chex.assert_equal_shape([k_BSHD, v_BSHD])
+  if mixture.selection_BHKT is not None:
+    return attend_selected(
+        q_BTHD, k_BSHD, v_BSHD, mixture.selection_BHKT, mixture, interpret)
   mixture.routing.check()
   means = routing_lib.descriptors(
       k_BSHD, plan.chunk_BS, plan.table.num_chunks)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from worldsim_jax.attention import attend as attention
 from worldsim_jax.attention import rope
 from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.attention.moc import chunks as chunks_lib
@@ -124,7 +125,8 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
       axis=2)
   k_past = _rotated(of_slots(past.k, slots_BHM), angles, slots_BHM, tokens)
   join = lambda own, cached: jnp.concatenate(
-      [flat(own), cached.astype(own.dtype)], axis=1)
+      [own, cached.astype(own.dtype).reshape(batch, -1, *own.shape[2:])],
+      axis=1)
   k = join(k_BFNHD, k_past)
   v = join(v_BFNHD, of_slots(past.v, slots_BHM))
   first = frames + len(fixed_W)  # The chunk of the first fetched frame.
@@ -136,11 +138,11 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
   blocks = blocks_lib.of_device()
   plan = moc.plan_between(
       _queries(batch, q.shape[1]), q.shape[1],
-      _table(batch, tokens, frames, is_there_W, recall.most), k.shape[1],
-      _RULES, blocks)
-  out = moc.attend_selected(q, k, v, selection, moc.Mixture(
-      plan, rules=_RULES, blocks=blocks, implementation=recall.implementation))
-  return out.reshape(q_BFNHD.shape)
+      _table(batch, tokens, frames, is_there_W, recall.most),
+      k.shape[1] * tokens, _RULES, blocks)
+  return attention.attend(q_BFNHD, k, v, mixture=moc.Mixture(
+      plan, selection_BHKT=selection, rules=_RULES, blocks=blocks,
+      implementation=recall.implementation))
 
 
 def _choose(q_BTHD, past: Past, recall: Recall):
