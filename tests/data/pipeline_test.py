@@ -104,7 +104,7 @@ class PipelineTest(parameterized.TestCase):
 
   def test_films_too_short_for_clips_of_several_shots_are_told_of(self):
     source = [with_cuts(episode(k), 4, 8, 12, 16) for k in range(3)]
-    with self.assertRaisesRegex(UserError, 'no film .* 9 success.* most 2 shots'):
+    with self.assertRaisesRegex(UserError, '(?s)no film .* 9 success.* most 2 shots'):
       self.batches(source, clip_frames=9, most_shots=2)
 
   @parameterized.parameters(True, False)

@@ -36,7 +36,7 @@ class RecallingTest(parameterized.TestCase):
   def test_who_recalls_everything_is_as_with_the_whole_past(self, chunk):
     # fp32; the softmax is merged of two.
     np.testing.assert_allclose(
-        streamed(Recall(top_k=6, most=6), chunk), streamed(None, chunk),
+        streamed(Recall(top_k=SLOTS, most=SLOTS), chunk), streamed(None, chunk),
         atol=2e-5)
 
   def test_who_recalls_little_is_not(self):

@@ -87,7 +87,7 @@ class FilmsTest(absltest.TestCase):
       films.plan(world(), 4)
     with self.assertRaisesRegex(UserError, 'film. is bidirectional'):
       world().stream()
-    with self.assertRaisesRegex(UserError, '2 prompts, but .* per_shot'):
+    with self.assertRaisesRegex(UserError, '2 prompts, but .*per_shot'):
       films.make(world(), ['a', 'b'])
     with self.assertRaisesRegex(UserError, 'trained without text'):
       films.make(world(), ['a'])

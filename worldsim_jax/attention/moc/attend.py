@@ -62,17 +62,16 @@ class Mixture:
   Attributes:
     plan: of `plan`, with these rules and blocks.
     rng_BH: keys of this step and layer, for dropping; None at inference.
-    selection_BHKT: int32, what each query reads besides its anchors, if it was
-      chosen before; then nothing is routed.
     rules: who reads what always, and may be routed where.
     routing: how many chunks are chosen.
     blocks: sizes of tiles and blocks.
     implementation: see the module docstring.
     keys: that a query reads in the mean, for counting FLOPs.
+    selection_BHKT: int32, what each query reads besides its anchors, if it was
+      chosen before; then nothing is routed.
   """
   plan: Plan
   rng_BH: jax.Array | None = None
-  selection_BHKT: jax.Array | None = None
   rules: chunks_lib.Rules = flax.struct.field(
       pytree_node=False, default=chunks_lib.Rules())
   routing: routing_lib.Routing = flax.struct.field(
@@ -81,6 +80,7 @@ class Mixture:
       pytree_node=False, default=blocks_lib.BLOCKS[-1][1])
   implementation: str = flax.struct.field(pytree_node=False, default='auto')
   keys: int = flax.struct.field(pytree_node=False, default=0)
+  selection_BHKT: jax.Array | None = None
 
 
 def plan(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
