@@ -5,9 +5,9 @@ is of one tile with one whole block, beside what the matrix units alone need,
 
   ideal = products · 2 · tile · block · D / (FLOP per cycle of a core)
 
-with 2 products forwards, 3 for dq and 4 for dk and dv, bf16 and D = 128. Nothing
-is measured: these are lengths of programs. `spills` are stores to free a
-register, `loop` the cycles that a step of the grid adds.
+with 2 products forwards, 3 for dq and 4 for dk and dv, bf16 and D = 128.
+Nothing is measured: these are lengths of programs. `spills` are stores to free
+a register, `loop` the cycles that a step of the grid adds.
 
 The sizes with the largest share are the committed ones, executors/blocks.py.
 """

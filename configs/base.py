@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
       chunk=1, context_frames=2, timesteps=(1000, 750, 500, 250), shift=5.,
       window=4, sink=2, relative_positions=True, context_sigma=0.,
       step='renoise',  # or 'euler', for students that are not distilled
-      recall={},  # of a longer past, see `students.recall`
+      recall={},  # of a longer past, see `stages.recall`
       weights_dtype='float32'))  # of the network that streams
   config.tokenizer = stages.tokenizer()
   config.teacher = stages.full_sequence()

@@ -3,8 +3,9 @@
 A bidirectional model is trained on whole films, first with dense attention,
 then reading its own shot, its caption and 5 chunks of earlier shots' tokens:
 chunks of 10240, 5120, 2560, then 1280, as published. 8 shots of 97 frames, 12 a
-second, 480x480 pixels: 180,000 tokens. `wan`: 480x832, 8 a second, shots of 57
-frames; 187,200 tokens, chunks of a latent frame (1560), 3 of them (Wan-1.3B).
+second, 480x480 pixels: 180,000 tokens. `:wan` is 480x832, 8 a second, shots of
+57 frames; 187,200 tokens, 3 chunks of a latent frame (1560), as Wan-1.3B has
+it. `:published` begins with weights/wan_1_3b.
 
 Command:  python -m worldsim_jax.main --config=configs/moc_minute.py \
             --workdir=runs/moc_minute --config.data.latents=LATENTS
@@ -34,7 +35,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.text.per_shot = True
   config.student.context_frames = 1
   config.student.chunk = 1
-  del config.teacher_forcing, config.self_forcing
   names = _stages(config, (0,) if is_wan else CHUNKS, 3 if is_wan else 5)
   for name in names:
     config[name].update(dict(

@@ -26,6 +26,15 @@ def mixture(**own) -> ConfigDict:
       top_k=3, window=0, drop_off=0., drop_in=0., implementation='auto') | own)
 
 
+def recall(**own) -> ConfigDict:
+  """A Mixture of Contexts over a cache: what a stream reads of a long past."""
+  return ConfigDict(dict(
+      top_k=3,  # latent frames that a token of a head recalls
+      most=12,  # that a head does
+      slots=512,  # that are kept, the always read ones included
+      implementation='auto') | own)
+
+
 def teacher_forcing(**own) -> ConfigDict:
   """A causal network with a clean past."""
   return denoiser('teacher_forcing', **dict(context_frames=1) | own)

@@ -23,15 +23,6 @@ def initialisation(paradigm: str, **own) -> ConfigDict:
       frozen_dtype='float32', clean_level=False) | own)
 
 
-def recall(**own) -> ConfigDict:
-  """A Mixture of Contexts over a cache: what a stream reads of a long past."""
-  return ConfigDict(dict(
-      top_k=3,  # latent frames that a token of a head recalls
-      most=12,  # that a head does
-      slots=512,  # that are kept, the always read ones included
-      implementation='auto') | own)
-
-
 def self_forcing(**own) -> ConfigDict:
   """A student that is distilled on its own rollouts."""
   return distillation('self_forcing', **dict(

@@ -76,6 +76,9 @@ class ConfigsTest(parameterized.TestCase):
         self.assertContainsSubset(
             config[stage].model.keys(), expected.model.keys())
         config[stage].model = {}
+      if config[stage].get('moc'):
+        self.assertCountEqual(config[stage].moc.keys(), stages.mixture().keys())
+        config[stage].moc = {}
     if config.vae.kind != expected.vae.kind:
       self.assertContainsSubset(
           config.vae.keys(), build.tokenizer_fields(config))

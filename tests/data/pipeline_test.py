@@ -84,7 +84,8 @@ class PipelineTest(parameterized.TestCase):
 
   def test_shots_bring_their_own_texts(self):
     # [L, shots, C]: text tells its token, and the shot.
-    text = np.stack(np.meshgrid(np.arange(2.), np.arange(3.), indexing='ij'), -1)
+    token, shot = np.meshgrid(np.arange(2.), np.arange(3.), indexing='ij')
+    text = np.stack([token, shot], -1)
     film = with_cuts(episode(0), 7, 13) | dict(text=text)
     fields = ('rgb', 'text', 'shot_id')
     one = self.batches([film], clip_frames=6, fields=fields)
@@ -104,7 +105,8 @@ class PipelineTest(parameterized.TestCase):
 
   def test_films_too_short_for_clips_of_several_shots_are_told_of(self):
     source = [with_cuts(episode(k), 4, 8, 12, 16) for k in range(3)]
-    with self.assertRaisesRegex(UserError, '(?s)no film .* 9 success.* most 2 shots'):
+    message = '(?s)no film .* 9 success.* most 2 shots'
+    with self.assertRaisesRegex(UserError, message):
       self.batches(source, clip_frames=9, most_shots=2)
 
   @parameterized.parameters(True, False)

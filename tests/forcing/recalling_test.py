@@ -69,7 +69,8 @@ class RecallingTest(parameterized.TestCase):
                  found(tiny.random_params()), expected)
 
   def test_a_cache_too_short_to_recall_from_is_refused(self):
-    with self.assertRaisesRegex(ValueError, '8 slots .* beside the 2 . 6 frames'):
+    message = '8 slots .* beside the 2 . 6 frames'
+    with self.assertRaisesRegex(ValueError, message):
       cache(Recall(top_k=1, most=1, window=6, sink=2))
 
 

@@ -154,8 +154,8 @@ def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
     recall.check()
     if recall.window + recall.sink >= num_slots:
       raise ValueError(
-          f'{num_slots} slots hold nothing to recall beside the {recall.sink} + '
-          f'{recall.window} frames that are always read '
+          f'{num_slots} slots hold nothing to recall beside the {recall.sink} '
+          f'+ {recall.window} frames that are always read '
           '(config.student.recall.slots, window, sink).')
     mean = jnp.zeros((num_layers, batch, num_slots, num_heads, head_dim))
   return KVCache(

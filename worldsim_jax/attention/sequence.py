@@ -95,26 +95,10 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
   split_tokens = _AXIS if is_divided else None
   queries = PartitionSpec(batch, None, split_tokens, split_heads)
   keys = PartitionSpec(batch, None, None, split_heads) if is_cross else queries
-  own_heads = _own_heads(heads, sizes)
-  lacks_heads = context > 1 and not is_cross and own_heads % context != 0
-  is_ring = lacks_heads and selected.mixture is None
-  if is_ring and implementation not in ('auto', 'xla'):
-    raise ValueError(
-        f'attention implementation={implementation!r} (config.model.attention) '
-        f'is no ring, and {own_heads} heads of a device do not divide by '
-        f'config.mesh.context={context}.')
-  if is_cross or context == 1:
-    run = local
-  elif is_ring:
-    run = _ring
-  elif lacks_heads:
-    if selected.mixture.selection_BHKT is not None:
-      raise ValueError(
-          f'{own_heads} heads of a device do not divide by config.mesh.context='
-          f'{context}, which recalling from a cache needs.')
-    run = functools.partial(_gathered, local)
-  else:
-    run = functools.partial(_all_to_all, local)
+  run = local
+  if context > 1 and not is_cross:
+    run = _of_own_sequence(
+        local, _own_heads(heads, sizes), context, selected, implementation)
   # A constant mask stays a constant; any other is an argument like the rest.
   is_constant = isinstance(selected.mask_FG, np.ndarray)
   arrays = selected._replace(mask_FG=None) if is_constant else selected
@@ -128,6 +112,24 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
   return jax.shard_map(
       manual, in_specs=(queries, keys, keys, specs), out_specs=queries,
       check_vma=False)(q_BFNHD, k_BGMHD, v_BGMHD, arrays)
+
+
+def _of_own_sequence(local, own_heads: int, context: int, selected: Selected,
+                     implementation: str):
+  """(q, k, v, Selected) -> out of what a device holds: with its exchanges."""
+  if own_heads % context == 0:
+    return functools.partial(_all_to_all, local)
+  lack = (f'{own_heads} heads of a device do not divide by config.mesh.context='
+          f'{context}')
+  if selected.mixture is not None:
+    if selected.mixture.selection_BHKT is not None:
+      raise ValueError(f'{lack}, which recalling from a cache needs.')
+    return functools.partial(_gathered, local)
+  if implementation not in ('auto', 'xla'):
+    raise ValueError(
+        f'attention implementation={implementation!r} (config.model.attention) '
+        f'is no ring, and {lack}.')
+  return _ring
 
 
 def _own_heads(heads: int, sizes) -> int:
@@ -171,8 +173,13 @@ def _all_to_all(local, q, k, v, selected: Selected):
 
 
 def _gathered(local, q, k, v, selected: Selected):
-  """All keys and values for the device's own queries."""
+  """All keys and values for the device's own queries, with their own dice."""
   k, v = (lax.all_gather(x, _AXIS, axis=_TOKENS, tiled=True) for x in (k, v))
+  if selected.mixture.rng_BH is not None:
+    fold = jax.vmap(jax.vmap(
+        lambda rng: jax.random.fold_in(rng, lax.axis_index(_AXIS))))
+    selected = selected._replace(mixture=selected.mixture.replace(
+        rng_BH=fold(selected.mixture.rng_BH)))
   return local(q, k, v, selected)
 
 

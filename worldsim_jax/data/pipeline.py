@@ -1,10 +1,11 @@
 """Batches of clips for training, and fixed clips for evaluation.
 
 A batch is a dict of arrays [B, F, ...]: F successive frames of B episodes, of
-one shot or, on request, of several, drawn at random. What batch n holds is a function of (seed, n)
-alone, so restoring the iterator's state, which is little more than n, continues
-exactly. Where several processes share a batch, each reads the rows that its
-devices need; which clip a row is does not depend on how many they are.
+one shot or, on request, of several. Both are drawn at random. What batch n
+holds is a function of (seed, n) alone, so restoring the iterator's state, which
+is little more than n, continues exactly. Where several processes share a batch,
+each reads the rows that its devices need; which clip a row is does not depend
+on how many they are.
 """
 
 from collections.abc import Sequence
@@ -69,6 +70,22 @@ def make_iterator(
     usable = _usable(source, clip_frames, TRAINING)
   else:
     usable = _with_films(source, clip_frames, most_shots)
+  clips = grain.MapDataset.source(usable).seed(seed).shuffle()
+  clips = clips.repeat(MANY // len(usable))
+  # grain seeds a random_map by its place in the chain: [::1] only keeps it.
+  clips = clips[::1].random_map(
+      _cutter(source, usable, clip_frames, most_shots, fields, in_memory)
+  )
+  own = _Rows(clips, batch_size, rows)
+  dataset = grain.MapDataset.source(own).batch(own.count)
+  options = grain.ReadOptions(
+      num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
+  )
+  return iter(dataset.to_iter_dataset(options))
+
+
+def _cutter(source, usable, clip_frames, most_shots, fields, in_memory):
+  """(number, rng) -> a clip of that episode, or of another if it has none."""
 
   def read(number):
     episode = _select(source[number], fields)
@@ -87,16 +104,7 @@ def make_iterator(
     begin = begins[rng.integers(len(begins))]
     return _cut(episode, begin, clip_frames, fields, most_shots)
 
-  clips = grain.MapDataset.source(usable).seed(seed).shuffle()
-  clips = clips.repeat(MANY // len(usable))
-  # grain seeds a random_map by its place in the chain: [::1] only keeps it.
-  clips = clips[::1].random_map(cut_at_random)
-  own = _Rows(clips, batch_size, rows)
-  dataset = grain.MapDataset.source(own).batch(own.count)
-  options = grain.ReadOptions(
-      num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
-  )
-  return iter(dataset.to_iter_dataset(options))
+  return cut_at_random
 
 
 class _Rows:

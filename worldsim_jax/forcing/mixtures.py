@@ -1,9 +1,9 @@
 """Who reads whom in a film of several shots, from a batch.
 
 `shot_id` says where the cuts are. Where each shot has a text of its own, a
-frame reads that one. Without a mixture all frames read each other, which is how such
-a model is trained first; with one (attention/moc) a frame reads its own shot,
-and what it chooses of earlier ones.
+frame reads that one. Without a mixture all frames read each other, which is how
+such a model is trained first; with one (attention/moc) a frame reads its own
+shot, and what it chooses of earlier ones.
 """
 
 import jax

@@ -157,22 +157,14 @@ class VideoTransformer(nn.Module):
     tokens = layout.constrain_tokens(tokens.astype(
         jnp.float32 if self.policy == 'wan' else dtype))
     e, modulation = self._time(timesteps_BF, conditioning)
-    angles, cache_angles, mask = self._positions(frames, grid, context, cache)
-    mixture = self._mixture(context, cache)
-    rngs = None if mixture is None else mixture.rng_BH
-    inputs = blocks.LayerInputs(
-        modulation, self._text(conditioning), angles, cache_angles, mask,
-        self._clip(conditioning), mixture and mixture.replace(rng_BH=None),
-        context and context.texts, _slots(context, cache))
     is_static = context is not None and (
         cache is None or _speaks_of(context, cache))
     layers = self._layers(
         static_mask=context.mask if is_static else None,
         return_kv=cache is not None, return_tokens=bool(read_after),
         recall=cache and cache.recall, grid=grid)
-    past = cache and kv_cache.KeyValues(cache.k, cache.v, cache.mean)
-    tokens, (kv, read_LBFNC) = layers(
-        tokens, blocks.OfLayer(past, rngs), inputs)
+    tokens, (kv, read_LBFNC) = layers(tokens, *self._inputs(
+        modulation, conditioning, frames, grid, context, cache))
     patches = self._head(tokens, e)
     out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
     if is_residual:
@@ -214,6 +206,17 @@ class VideoTransformer(nn.Module):
       full = full.replace(concatenated=jnp.zeros(
           (*x_BFHWC.shape[:-1], self.concatenated_channels)))
     return full
+
+  def _inputs(self, modulation, conditioning, frames, grid, context, cache):
+    """What each layer has to itself, and what all of them read."""
+    mixture = self._mixture(context, cache)
+    rngs = None if mixture is None else mixture.rng_BH
+    past = cache and kv_cache.KeyValues(cache.k, cache.v, cache.mean)
+    return blocks.OfLayer(past, rngs), blocks.LayerInputs(
+        modulation, self._text(conditioning),
+        *self._positions(frames, grid, context, cache),
+        self._clip(conditioning), mixture and mixture.replace(rng_BH=None),
+        context and context.texts, _slots(context, cache))
 
   def _mixture(self, context, cache):
     if context is None or context.mixture is None:

@@ -15,7 +15,8 @@ The paper publishes neither number, hence both are off by default:
             MOST_DROPPED_IN
 
 Their dice depend on the head's key and on the query's place only, so they fall
-alike however heads and samples are spread over devices.
+alike however heads and samples are spread over devices. Where queries are
+spread, they fall otherwise.
 """
 
 import functools

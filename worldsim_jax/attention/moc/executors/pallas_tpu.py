@@ -13,8 +13,8 @@ of a unit is masked.
 
 VMEM for tile 512, block 512, D 128, bf16: sᵀ and pᵀ 2 × 1 MiB in float32, q, k,
 v double-buffered 0.75 MiB, sums 0.25 MiB. SMEM: 8 bytes per tile, table and
-range, and 4 per block. FLOPs per pair of a query and a key: 4 D forwards, 6 D for dq
-and 8 D for dk and dv, which recompute the logits.
+range, and 4 per block. FLOPs per pair of a query and a key: 4 D forwards, 6 D
+for dq and 8 D for dk and dv, which recompute the logits.
 """
 
 import functools
