@@ -95,7 +95,7 @@ def teacher_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
 
 
 def diffusion_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
-                           context_frames: int = 0):
+                           context_frames: int = 0, context_of=None):
   """Eq. (1) for a block-causal model with a past as noisy as anything.
 
   Args:
@@ -104,6 +104,8 @@ def diffusion_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
     chunk: frames denoised together, at one level; 1 is the paper's.
     context_frames: leading frames that are given clean, and not scored. With
       0 every frame is noisy, and scored.
+    context_of: (batch size) -> what is read of the past, as in `sequences`;
+      default: all of it.
 
   Returns:
     loss(params, batch, rng) -> (loss, metrics).
@@ -118,7 +120,8 @@ def diffusion_forcing_loss(velocity_fn, config, network: str, *, chunk: int,
         keys['drop'], config.guidance_dropout)
     x, target = objective.noised(keys['eps'], x0, sigma_BF)
     v = sequences.noisy_past(
-        velocity_fn, params[network], x, sigma_BF, condition, chunk)
+        velocity_fn, params[network], x, sigma_BF, condition, chunk,
+        context=context_of and context_of(len(x0)))
     return objective.regression(v, target, sigma_BF, scored_F, config.weight)
 
   return loss

@@ -1,4 +1,4 @@
-"""Who reads whom in a film of several shots, from a batch.
+"""Who reads whom in films of several shots, and of students that recall.
 
 `shot_id` says where the cuts are. Where each shot has a text of its own, a
 frame reads that one. Without a mixture all frames read each other, which is how
@@ -36,6 +36,35 @@ def of_stage(name: str, config):
         has_texts=bool(config.text.dim and config.text.per_shot), rng=rng)
 
   return of_clips
+
+
+def of_past(name: str, config):
+  """Contexts of a student's clips, (batch size) -> context; None for all past.
+
+  Of a student that recalls. What a stream reads of its cache (attention/moc/recall.py), all at once: the
+  frames of a clip are chunks, those that are denoised together are a shot, and
+  the first ones, which are always read, are what texts are elsewhere.
+  """
+  student = config.student
+  if not student.get('recall'):
+    return None
+  own, frames = build.for_network(config, name), config[name].clip_frames
+  tokens, blocks = build.tokens_per_frame(own), blocks_lib.of_device()
+  rules = chunks.Rules(
+      text_scope='causal', window=student.window // student.chunk)
+  kind = lambda f: chunks.TEXT if f < student.sink else chunks.VIDEO
+  of_film = [(tokens, f // student.chunk, kind(f)) for f in range(frames)]
+
+  def of_batch(batch: int):
+    plan = moc.plan(chunks.table([of_film] * batch), rules, frames * tokens,
+                    blocks, sequence.query_parts(tokens, build.num_heads(own)))
+    return contexts.AttentionContext(jnp.arange(frames), mixture=moc.Mixture(
+        plan, None, rules, routing.Routing(student.recall.top_k), blocks,
+        student.recall.implementation,
+        keys=keys_read(frames * tokens, frames // student.chunk, tokens,
+                       student.recall.top_k, rules.window)))
+
+  return of_batch
 
 
 def context(shot_BF, config, *, num_shots: int, tokens_per_frame: int,

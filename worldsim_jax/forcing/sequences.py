@@ -34,7 +34,7 @@ from worldsim_jax.forcing import batches
 
 
 def noisy_past(velocity_fn, params, x_BFHWC, sigma_BF, conditioning,
-               chunk: int, guidance_scale: float = 1.):
+               chunk: int, guidance_scale: float = 1., context=None):
   """v of every frame, each chunk reading itself and the chunks before.
 
   Args:
@@ -45,12 +45,13 @@ def noisy_past(velocity_fn, params, x_BFHWC, sigma_BF, conditioning,
     conditioning: of these frames, without image.
     chunk: frames denoised together; divides F.
     guidance_scale: 1 is none.
+    context: what is read of the past; default: all of it.
 
   Returns:
     [B, F, H, W, C].
   """
   image = batches.image_before_chunks(x_BFHWC, chunk, sigma_BF)
-  context = contexts.block_causal(x_BFHWC.shape[1], chunk)
+  context = context or contexts.block_causal(x_BFHWC.shape[1], chunk)
   return _guided(
       velocity_fn, params, x_BFHWC, sigma_BF, conditioning.with_image(*image),
       context, guidance_scale)

@@ -101,7 +101,8 @@ def diffusion_forcing(name: str, inputs: Inputs) -> Stage:
   stage = inputs.config[name]
   loss = diffusion.diffusion_forcing_loss(
       students.velocity(inputs.config, name), stage, name,
-      chunk=inputs.config.student.chunk, context_frames=stage.context_frames)
+      chunk=inputs.config.student.chunk, context_frames=stage.context_frames,
+      context_of=mixtures.of_past(name, inputs.config))
   return _denoiser(name, inputs, loss, frames=stage.clip_frames)
 
 

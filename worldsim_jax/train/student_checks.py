@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.attention import attend
+from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.diffusion import objective
 from worldsim_jax.distill import divergences
 from worldsim_jax.distill import dmd
@@ -71,9 +72,40 @@ def check(config):
       _check_gradient_frames(name, config)
   _check_initialisation(config)
   _check_monitors(config)
+  _check_recall(config)
   if config.evaluate.get('matrix'):
     schedules.matrix(config.evaluate.matrix, build.student_sigmas(config), 2,
                      delay=config.evaluate.matrix_delay)
+
+
+def _check_recall(config):
+  """What a student recalls of its cache."""
+  student = config.student
+  if not student.get('recall'):
+    return
+  settings, own = student.recall, build.student(config)
+  if build.is_recurrent(own):
+    raise UserError("config.student.recall cannot be: config.model.kind="
+                    "'recurrent' has no past to choose from.")
+  if student.window % student.chunk:
+    raise UserError(
+        f'config.student.window={student.window} must be a multiple of '
+        f'config.student.chunk={student.chunk} for a student that recalls.')
+  try:
+    jax.eval_shape(lambda: build.new_cache(own, 1))
+    moc.chosen(settings.implementation, own.model.dim // own.model.num_heads,
+               jnp.dtype(own.model.dtype))
+  except ValueError as e:
+    raise UserError(
+        str(e).replace('config.moc', 'config.student.recall')) from e
+  for name in config.stages:
+    clip = config[name].clip_frames
+    if (config[name].paradigm == 'self_forcing'
+        and clip <= student.window + student.sink):
+      raise UserError(
+          f'config.{name}.clip_frames={clip} leaves nothing to recall beside '
+          f'config.student.window={student.window} and config.student.sink='
+          f'{student.sink}.')
 
 
 def _check_recurrent(name, config):
