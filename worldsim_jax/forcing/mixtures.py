@@ -49,7 +49,8 @@ def of_past(name: str, config):
   if not student.get('recall'):
     return None
   own, frames = build.for_network(config, name), config[name].clip_frames
-  tokens, blocks = build.tokens_per_frame(own), blocks_lib.of_device()
+  tokens = build.tokens_per_frame(own)
+  blocks = blocks_lib.of_device(tokens)
   rules = chunks.Rules(
       text_scope='causal', window=student.window // student.chunk)
   kind = lambda f: chunks.TEXT if f < student.sink else chunks.VIDEO
@@ -93,8 +94,9 @@ def context(shot_BF, config, *, num_shots: int, tokens_per_frame: int,
 def _mixture(shot_BF, config, num_shots, tokens_per_frame, num_heads,
              num_layers, rng):
   samples, frames = shot_BF.shape
-  rules, blocks = chunks.Rules(window=config.window), blocks_lib.of_device()
+  rules = chunks.Rules(window=config.window)
   chunk = config.chunk or tokens_per_frame
+  blocks = blocks_lib.of_device(chunk)
   table = chunks.of_shot_ids(shot_BF, tokens_per_frame, chunk, num_shots)
   plan = moc.plan(table, rules, frames * tokens_per_frame, blocks,
                   sequence.query_parts(tokens_per_frame, num_heads))

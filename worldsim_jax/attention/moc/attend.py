@@ -169,13 +169,17 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
     return reference.attend(
         q_BTHD, k_BSHD, v_BSHD, plan.table, mixture.rules, selection_BHKT)
   batch, tokens, heads, dim = q_BTHD.shape
-  fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, dim)
+  # Small products of bfloat16 took a CPU thirty times as long (jax 0.10).
+  dtype = jnp.float32 if layout.platform() == 'cpu' else q_BTHD.dtype
+  fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, dim).astype(
+      dtype)
   by_anchors, by_chunks = _executors(implementation, mixture.blocks, interpret)
   out = mix.mixture(
       by_anchors, by_chunks, fold(q_BTHD), fold(k_BSHD), fold(v_BSHD),
       plan.anchors, plan.chunks,
       selection_BHKT.reshape(batch * heads, -1, tokens))
-  return out.reshape(batch, heads, tokens, dim).swapaxes(1, 2)
+  out = out.reshape(batch, heads, tokens, dim).swapaxes(1, 2)
+  return out.astype(q_BTHD.dtype)
 
 
 def _counted(q_BTHD, k_BSHD, v_BSHD, keys: int):

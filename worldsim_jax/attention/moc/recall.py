@@ -135,7 +135,7 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
       jnp.take_along_axis(rank_BHS[:, :, None], chosen_BHKT, axis=3))
   selection = jnp.where(selection == routing.EMPTY, selection,
                         selection + first)
-  blocks = blocks_lib.of_device()
+  blocks = blocks_lib.of_device(tokens)
   plan = moc.plan_between(
       _queries(batch, q.shape[1]), q.shape[1],
       _table(batch, tokens, frames, is_there_W, recall.most),

@@ -36,12 +36,26 @@ BLOCKS = (
 )
 
 
+SMALLEST = 32
+
+
 def of_kind(kind: str) -> Blocks:
   """Those of a device of this kind, such as 'TPU v5p'."""
   return next(sizes for begin, sizes in BLOCKS if kind.startswith(begin))
 
 
-def of_device() -> Blocks:
-  """Those of the device that is computed on, or compiled for."""
+def of_device(chunk: int = 0) -> Blocks:
+  """Those of the device that is computed on, or compiled for.
+
+  Args:
+    chunk: tokens of a chunk, if they are known: a CPU's blocks are no larger,
+      for what is padded costs as much as what is not.
+  """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  return of_kind(device.device_kind if device else jax.devices()[0].device_kind)
+  kind = device.device_kind if device else jax.devices()[0].device_kind
+  blocks = of_kind(kind)
+  if not chunk or blocks != BLOCKS[-1][1]:
+    return blocks
+  most = max(SMALLEST, 1 << (chunk - 1).bit_length())
+  return Blocks(*(min(size, 2 * most) for size in blocks[:2]),
+                *(min(size, most) for size in blocks[2:]))
