@@ -42,7 +42,10 @@ def teacher_forcing(**own) -> ConfigDict:
 
 def diffusion_forcing(**own) -> ConfigDict:
   """A causal network with a noisy past."""
-  return denoiser('diffusion_forcing', **dict(context_frames=1) | own)
+  return denoiser('diffusion_forcing', **dict(
+      context_frames=1,
+      past='all',  # or 'student': what a stream will read of it
+      ) | own)
 
 
 def denoiser(paradigm: str, **own) -> ConfigDict:

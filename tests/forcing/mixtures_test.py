@@ -34,7 +34,8 @@ def recalling_config(chunk=1, **recall):
   config.student.recall = stages.recall(slots=FRAMES, **recall)
   config.student.relative_positions = False
   config.stages = (NAME,)
-  config[NAME] = stages.diffusion_forcing(clip_frames=FRAMES)
+  config[NAME] = stages.diffusion_forcing(
+      clip_frames=FRAMES, past='student')
   return config
 
 
@@ -131,8 +132,19 @@ class OfPastTest(parameterized.TestCase):
     # fp32; means of keys that were roped before or after.
     np.testing.assert_allclose(at_once(x), streamed(x), atol=2e-5)
 
-  def test_who_reads_all_of_the_past_has_no_mixture(self):
-    self.assertIsNone(mixtures.of_past(NAME, tiny_world.config()))
+  def test_who_recalls_nothing_has_the_mask_of_its_window(self):
+    config = recalling_config(top_k=1)
+    config.student.recall = {}
+    mask = np.array(mixtures.of_past(NAME, config)(1).mask, int)
+    np.testing.assert_array_equal(mask, [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 0, 1, 1, 1, 0],
+        [1, 0, 0, 1, 1, 1]])
+    config.film.past = 'all'
+    self.assertIsNone(mixtures.of_past(NAME, config))
 
   def test_the_cache_has_room_for_what_is_recalled(self):
     config = recalling_config(top_k=1, most=2)

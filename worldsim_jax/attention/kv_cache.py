@@ -76,6 +76,15 @@ class KVCache:
     """Whether all of a video of that length is there, and read."""
     return num_frames <= self.num_slots and self.recall is None
 
+  def takes(self, num_frames: int) -> bool:
+    """Whether so many chunks can go into the empty cache at once.
+
+    If not they must go one by one: earlier ones would be overwritten, or what
+    later ones recall of them must first be there to choose from.
+    """
+    return (num_frames <= self.num_slots - self.sink
+            and self.recall is None)
+
   def append(self, new: KeyValues) -> 'KVCache':
     """Returns the cache with F more frames; the oldest unpinned ones go.
 

@@ -17,6 +17,8 @@ from worldsim_jax.attention.moc import routing
 from worldsim_jax.attention.moc.executors import blocks as blocks_lib
 from worldsim_jax.models import build
 
+PASTS = ('all', 'student')
+
 
 def of_stage(name: str, config):
   """Contexts of the clips of a stage, (shot_id [B, F], rng) -> context.
@@ -41,13 +43,18 @@ def of_stage(name: str, config):
 def of_past(name: str, config):
   """Contexts of a student's clips, (batch size) -> context; None for all past.
 
-  Of a student that recalls. What a stream reads of its cache (attention/moc/recall.py), all at once: the
-  frames of a clip are chunks, those that are denoised together are a shot, and
-  the first ones, which are always read, are what texts are elsewhere.
+  With config.<stage>.past='student', what a stream reads of its cache, of the
+  whole clip at once. A student that recalls (attention/moc/recall.py) has a
+  mixture: the frames are chunks, those that are denoised together are a shot,
+  and the first ones, which are always read, are what texts are elsewhere.
   """
   student = config.student
-  if not student.get('recall'):
+  if config[name].get('past', 'all') == 'all':
     return None
+  if not student.get('recall'):
+    read = contexts.block_causal(
+        config[name].clip_frames, student.chunk, student.window, student.sink)
+    return lambda batch: read
   own, frames = build.for_network(config, name), config[name].clip_frames
   tokens = build.tokens_per_frame(own)
   blocks = blocks_lib.of_device(tokens)

@@ -125,15 +125,21 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
   image = batches.image_before_chunks(context_BFHWC, sampling.chunk)
   conditioning = conditioning.with_image(*image)
   frames = context_BFHWC.shape[1]
-  # What a chunk recalls is chosen when the frames before it are in the cache.
-  at_once = frames if cache.recall is None else sampling.chunk
-  for first in range(0, frames, at_once):
-    x = context_BFHWC[:, first:first + at_once]
+
+  def write(cache, first, size):
+    x = jax.lax.dynamic_slice_in_dim(context_BFHWC, first, size, 1)
     # σ = 0 whatever the context_sigma: given frames are clean.
     _, kv = velocity_fn(
-        params, x, jnp.zeros(x.shape[:2]), conditioning.frames(first, at_once),
-        contexts.block_causal(at_once, sampling.chunk), cache)
-    cache = cache.append(kv)
+        params, x, jnp.zeros(x.shape[:2]), conditioning.frames(first, size),
+        contexts.block_causal(size, sampling.chunk), cache)
+    return cache.append(kv)
+
+  if cache.takes(frames):
+    cache = write(cache, 0, frames)
+  else:
+    cache, _ = jax.lax.scan(
+        lambda cache, i: (write(cache, i * sampling.chunk, sampling.chunk), ()),
+        cache, jnp.arange(_num_chunks(frames, sampling.chunk)))
   return jax.lax.stop_gradient(RolloutState(cache, context_BFHWC[:, -1]))
 
 

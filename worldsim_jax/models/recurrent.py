@@ -77,12 +77,15 @@ class RecurrentState:
   def batch(self) -> int:
     return len(self.z)
 
-  recall = None  # There is no past to choose from.
-
   def holds(self, num_frames: int) -> bool:
     """As KVCache.holds: earlier frames cannot be told apart any more."""
     del num_frames
     return False
+
+  def takes(self, num_frames: int) -> bool:
+    """As KVCache.takes: the state goes from frame to frame anyway."""
+    del num_frames
+    return True
 
   def append(self, new: States) -> 'RecurrentState':
     """Returns the state after F more frames."""

@@ -270,8 +270,7 @@ class World:
     Args:
       frames_BPHWC: uint8, the first frames of each video: context_frames of
         them, as the student was trained, or another number of whole chunks of
-        latent frames, which the cache must have room for; a recurrent model
-        has room for any.
+        latent frames, of which the cache keeps what it has room for.
       actions_BPA: physical units, for given and new frames: actions[:, p] leads
         to frame p. The new frames are a multiple of frames_per_step.
       prompts: one per video, for models with text.
@@ -282,7 +281,7 @@ class World:
       uint8 [B, P_new, H, W, 3].
 
     Raises:
-      ValueError: for frames that are not whole chunks, or too many.
+      ValueError: for frames that are not whole chunks.
     """
     self._check_context(frames_BPHWC.shape[1])
     actions = ActionSpace().normalise(actions_BPA)
@@ -296,15 +295,11 @@ class World:
   def _check_context(self, pixel_frames: int):
     student, stride = self.config.student, self.vae.time_stride
     latent_frames, rest = divmod(pixel_frames + stride - 1, stride)
-    room = student.window
-    if build.is_recurrent(self._own_config):
-      room = latent_frames  # Any past is one state.
-    if rest or latent_frames % student.chunk or latent_frames > room:
+    if rest or latent_frames % student.chunk:
       raise ValueError(
           f'a stream cannot go on from {pixel_frames} frames: they must be '
           f'whole chunks of {student.chunk} latent frames '
-          f'(config.student.chunk), at most {room} of them '
-          '(config.student.window).')
+          '(config.student.chunk).')
 
   @functools.cached_property
   def sampling(self) -> rollout.Sampling:

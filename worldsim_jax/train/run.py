@@ -58,7 +58,7 @@ _LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False,
 _LATER_OF_STAGES = {
     'divergence': 'dmd', 'score_weight': 'normalised', 'critic_warmup': 0,
     'clean_level': False, 'exit_steps': 'shared', 'gradient_frames': 0,
-    'shots': 1, 'monitor.every': 0, 'monitor.num_clips': 16,
+    'shots': 1, 'past': 'all', 'monitor.every': 0, 'monitor.num_clips': 16,
     'monitor.clip_frames': 12, 'monitor.max_contrast': 0.}
 PROBE = bytes(2**16)  # Nothing at all can be written to a full disk.
 

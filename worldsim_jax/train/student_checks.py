@@ -13,6 +13,7 @@ from worldsim_jax.distill import divergences
 from worldsim_jax.distill import dmd
 from worldsim_jax.distill import gan
 from worldsim_jax.errors import UserError
+from worldsim_jax.forcing import mixtures
 from worldsim_jax.forcing import ode
 from worldsim_jax.forcing import paradigms
 from worldsim_jax.forcing import schedules
@@ -30,6 +31,7 @@ _CHOICES = {
     'adversarial': gan.ADVERSARIAL,
     'penalty': gan.PENALTIES,
     'exit_steps': self_forcing.EXIT_STEPS,
+    'past': mixtures.PASTS,
 }
 
 
