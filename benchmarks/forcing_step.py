@@ -8,17 +8,17 @@ as many new frames; they differ in how the video is made that is matched:
   self forcing     the rollout: per chunk 1 to K passes without gradient and one
                    that is clean, then the exit steps with gradient
 
-Rows, from the part that differs to the whole. Each is a gradient; optimisers,
-the same for both, are left out, which makes the ratio no smaller.
+Rows, from the part that differs to the whole. The first three are gradients
+alone, without optimisers; a timed repeat takes every exit step once.
 
   student passes    the video, and its gradient in the student's parameters
   generator update  the same with teacher (guided) and critic
   critic update     the video without gradient, and the critic's gradient
   step              what the paper's comparison is about, as we read it: seconds
-                    per iteration of the whole training, a critic update and,
-                    every `generator_every` steps, a generator update
-
-A timed repeat of Self Forcing takes every exit step once.
+                    per iteration of the whole training, through the code that
+                    trains: a critic update and, every `generator_every` steps,
+                    a generator update; the mean of CYCLES such rounds, with
+                    exit steps as they come
 """
 
 import functools
@@ -35,18 +35,30 @@ from worldsim_jax.train import students
 
 STUDENT = 'self_forcing'  # the stage
 KINDS = ('teacher_forced', 'self_forcing')
+CYCLES = 4
 
 
 def benchmark(options):
   """A row per part of a step, then the step."""
   config = options.config
-  stage = config[STUDENT]
   samples = measure(config, options.repeats)
-  every = stage.generator_every
-  samples['step'] = {
-      kind: samples['critic update'][kind]
-            + samples['generator update'][kind] / every for kind in KINDS}
+  samples['step'] = measure_steps(config, options.repeats)
   return [_row(part, seconds, config) for part, seconds in samples.items()]
+
+
+def measure_steps(config, repeats: int):
+  """Seconds of a training step, kind -> [repeats]."""
+  steps = {}
+  for kind in KINDS:
+    own, trained = _of_paradigm(config, kind), {}
+    for name in own.stages[:own.stages.index(STUDENT) + 1]:
+      stage = train_step.untrained_stage(name, own, trained)
+    steps[kind] = train_step.Steps(stage, trained, own)
+    count = CYCLES * train_step.cycle_of(stage)
+  seconds = timing.seconds(
+      {kind: functools.partial(steps[kind].run, count) for kind in KINDS},
+      repeats)
+  return {kind: np.array(seconds[kind]) / count for kind in KINDS}
 
 
 def measure(config, repeats: int):

@@ -79,7 +79,8 @@ def plot(result, path: pathlib.Path):
 
   metrics = list(result['curves']['copy'])
   figure, panels = plt.subplots(
-      1, len(metrics), figsize=(5.2 * len(metrics), 4.2), squeeze=False)
+      1, len(metrics), figsize=(5.2 * len(metrics) + 2, 4.2), squeeze=False,
+      layout='constrained')
   for axes, metric in zip(panels[0], metrics):
     for name, style in PLOTTED.items():
       mean = result['curves'][name][metric]['mean']
@@ -90,8 +91,8 @@ def plot(result, path: pathlib.Path):
     axes.set_ylabel(LABELS[metric])
     axes.set_xlim(left=0.5)
     axes.spines[['top', 'right']].set_visible(False)
-  panels[0][0].legend(frameon=False, fontsize=7)
-  figure.tight_layout()
+  figure.legend(*panels[0][0].get_legend_handles_labels(), frameon=False,
+                fontsize=7, loc='outside right')
   figure.savefig(path, dpi=120)
 
 

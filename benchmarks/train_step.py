@@ -29,17 +29,50 @@ def benchmark(options):
   """A row per stage of the config, in order; of one that fails, its error."""
   rows, trained = [], {}
   for name in options.config.stages:
-    inputs = stage_lib.Inputs(
-        options.config, synthetic_batches(options.config),
-        films=tuple)  # None: what is fitted to them is not timed.
-    stage = dataclasses.replace(stage_lib.make(name, inputs), fit=None)
-    # What later stages start from: the same shapes as after training.
-    trained[name] = stage.init(trained)[name]
+    stage = untrained_stage(name, options.config, trained)
     try:
       rows.append(_measure(stage, trained, options))
     except jax.errors.JaxRuntimeError as e:  # Mostly memory; others may fit.
       rows.append({'stage': name, 'error': str(e).splitlines()[0]})
   return rows
+
+
+def untrained_stage(name: str, config, trained):
+  """A stage; its network is added to those that later stages start from."""
+  inputs = stage_lib.Inputs(
+      config, synthetic_batches(config),
+      films=tuple)  # None: what is fitted to them is not timed.
+  stage = dataclasses.replace(stage_lib.make(name, inputs), fit=None)
+  trained[name] = stage.init(trained)[name]
+  return stage
+
+
+class Steps:
+  """Steps of a stage through the code that trains, on a mesh of all devices.
+
+  Attributes:
+    state: after the steps so far.
+    flops: model FLOPs of a step.
+  """
+
+  def __init__(self, stage, trained, config):
+    self._mesh = meshes.make_mesh(config.mesh)
+    self._step = train_state.make_train_step(stage.updates, config.seed)
+    with jax.set_mesh(self._mesh):
+      self.state = meshes.place(
+          self._mesh, loop.initial_state(stage, trained))
+      self._fixed = (
+          meshes.place(self._mesh, stage.frozen(trained)),
+          meshes.place_batch(self._mesh, next(stage.batches())))
+      self.flops = loop.model_flops(
+          stage, self._step, self.state, *self._fixed)
+
+  def run(self, count: int):
+    """So many more of them; returns the state."""
+    with jax.set_mesh(self._mesh):
+      for _ in range(count):  # The step consumes the state.
+        self.state, _ = self._step(self.state, *self._fixed)
+    return self.state
 
 
 def synthetic_batches(config):
@@ -85,31 +118,19 @@ def _normal(rng, shape):
 
 
 def _measure(stage, trained, options):
-  """Times the stage's step on a mesh of all devices."""
-  mesh = meshes.make_mesh(options.config.mesh)
-  with jax.set_mesh(mesh):
-    return _measure_on(mesh, stage, trained, options)
+  """Times the stage's step."""
+  steps, cycle = Steps(stage, trained, options.config), cycle_of(stage)
+  first = timing.call(lambda: steps.run(1))
+  samples = timing.seconds(
+      {stage.name: lambda: steps.run(cycle)}, options.repeats)
+  chex.assert_tree_all_finite(steps.state.params)  # NaNs are not training.
+  return _row(stage, steps.state, first, np.array(samples[stage.name]) / cycle,
+              steps.flops)
 
 
-def _measure_on(mesh, stage, trained, options):
-  step_fn = train_state.make_train_step(stage.updates, options.config.seed)
-  state = meshes.place(mesh, loop.initial_state(stage, trained))
-  frozen = meshes.place(mesh, stage.frozen(trained))
-  batch = meshes.place_batch(mesh, next(stage.batches()))
-  cycle = max(update.every for update in stage.updates)
-  step_flops = loop.model_flops(stage, step_fn, state, frozen, batch)
-
-  def steps(count):
-    nonlocal state  # The step consumes it.
-    for _ in range(count):
-      state, _ = step_fn(state, frozen, batch)
-    return state
-
-  first = timing.call(lambda: steps(1))
-  samples = timing.seconds({stage.name: lambda: steps(cycle)}, options.repeats)
-  chex.assert_tree_all_finite(state.params)  # NaNs are not training.
-  return _row(stage, state, first, np.array(samples[stage.name]) / cycle,
-              step_flops)
+def cycle_of(stage) -> int:
+  """Steps after which all of its networks have had their turn."""
+  return max(update.every for update in stage.updates)
 
 
 def _row(stage, state, first_step_seconds, seconds, step_flops):
