@@ -40,11 +40,12 @@ def get_config(arg: str = '') -> ConfigDict:
   if past == 'recall':
     config.student.recall = stages.recall(slots=2 * clip)
   config.past = stages.diffusion_forcing(
-      past='student', clip_frames=clip, batch_size=4, num_steps=600,
+      past='student', clip_frames=clip, batch_size=8, num_steps=400,
       context_frames=2)
   config.past.optimizer.learning_rate = 2e-3
   config.stages = ('tokenizer', 'past')
   config.evaluate.teacher = 'past'
   if 'tiny' in words:
-    config.past.update(dict(num_steps=6, batch_size=8))
+    config.past.num_steps = 6
+    config.past.optimizer.warmup_steps = 1
   return config
