@@ -70,6 +70,8 @@ ROWS = (
     Row('self_forcing', 'v6e:8x8', 'self_forcing'),
     Row('self_forcing', 'v6e:8x8', 'self_forcing', variant='sid'),
     Row('self_forcing', 'v6e:8x8', 'self_forcing', variant='gan'),
+    Row('self_forcing', 'v5p:4x4x4', 'self_forcing', variant='sid'),
+    Row('self_forcing', 'v5p:4x4x4', 'self_forcing', variant='gan'),
     Row('self_forcing', 'v6e:8x8', 'self_forcing', variant='framewise'),
     Row('causvid', 'v6e:8x8', 'ode_regression,causvid'),
     Row('teacher_forcing', 'v6e:8x8', 'teacher_forcing'),
