@@ -24,13 +24,15 @@ REGISTRY = {
     'forcing_step': "a Self Forcing step beside Teacher Forcing's, by part",
     'paradigms': 'one student trained in every way, against the true future',
     'moc': 'Mixture of Contexts beside dense attention, by length',
+    'revisits': 'what a student knows of a long past, by how it reads it',
     'moc_tpu_static': 'MoC kernels: cycles that the TPU compiler schedules',
     'wan_cpu': "Wan's transformer and VAE on a CPU, beside diffusers'",
 }
 
 
 DEFAULTS = {'': ('configs/quickstart.py', 5)}  # by name: config, repeats
-DEFAULTS['paradigms'] = ('configs/paradigms.py', 3)
+DEFAULTS |= {'paradigms': ('configs/paradigms.py', 3),
+             'revisits': ('configs/revisits.py', 1)}
 
 
 class Options(NamedTuple):
@@ -38,7 +40,7 @@ class Options(NamedTuple):
 
   Attributes:
     config: a run's configuration, already checked.
-    repeats: timed repeats after the warm-up; of paradigms, seeds.
+    repeats: timed repeats after the warm-up; of what trains, seeds.
     frames: pixel frames of a stream.
     workdir: of what trains.
   """

@@ -19,14 +19,12 @@ seeds give coarse ones. `hypotheses` has what is claimed and what came of it.
 """
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks import apart
 from benchmarks import hypotheses
 from worldsim_jax.errors import UserError
 from worldsim_jax.evaluate import clips as clips_lib
@@ -42,7 +40,6 @@ from worldsim_jax.train import assemble
 from worldsim_jax.train import checkpoints
 from worldsim_jax.train import datasets
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 BASE = 'tf'  # whose step is the unit of time
 MANY = 50
 
@@ -136,25 +133,10 @@ def scored(options):
     config.seed = seed
     workdir = pathlib.Path(options.workdir, f'seed-{seed}')
     if not (workdir / SECONDS).exists():
-      _measure(config, workdir)
+      apart.run('benchmarks.paradigms', config, workdir)
     scores.append({name: _read(_path(workdir, name)) for name in ALL})
     seconds.append(json.loads((workdir / SECONDS).read_text()))
   return scores, seconds
-
-
-def _measure(config, workdir: pathlib.Path):
-  """One run, in a process of its own, so that its memory is given back."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / 'run.json'
-  path.write_text(json.dumps(config.to_dict()))
-  # Seeds run the same programs, and players most of them once more.
-  cache = str(workdir.parent.absolute() / 'compiled')
-  done = subprocess.run(
-      [sys.executable, '-m', 'benchmarks.paradigms', str(path), str(workdir)],
-      cwd=ROOT, env=os.environ | {'JAX_COMPILATION_CACHE_DIR': cache},
-      check=False)
-  if done.returncode:
-    raise UserError(f'{workdir}: the training failed, see above.')
 
 
 def play(config, workdir: pathlib.Path):
@@ -234,12 +216,9 @@ def training_seconds(config, workdir) -> dict[str, dict[str, float]]:
 def main(argv):
   """One seed: config.json, workdir."""
   from absl import logging
-  import ml_collections
   from worldsim_jax.train import run
   logging.set_verbosity(logging.WARNING)  # JAX tells what backends it lacks.
-  config = ml_collections.ConfigDict(json.loads(
-      pathlib.Path(argv[1]).read_text()))
-  config.stages = tuple(config.stages)
+  config = apart.config(argv[1])
   workdir = pathlib.Path(argv[2])
   run.train_and_evaluate(config, argv[2])
   play(config, workdir)

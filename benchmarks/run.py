@@ -1,7 +1,7 @@
 """Runs one benchmark, prints its table and writes its results.
 
   python -m benchmarks.run NAME [--config=FILE --repeats=N --out=FOLDER]
-  python -m benchmarks.run paradigms [--quick --workdir=FOLDER]
+  python -m benchmarks.run paradigms|revisits [--quick --workdir=FOLDER]
   python -m benchmarks.run --list
 """
 
@@ -27,13 +27,13 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'What gives the sizes, the quickstart by default; '
     '--config.key=value overrides a key.', lock_config=True)
 _REPEATS = flags.DEFINE_integer(
-    'repeats', None, 'Timed repeats after the warm-up (5); paradigms: seeds '
-    '(3).', lower_bound=1)
+    'repeats', None, 'Timed repeats after the warm-up (5); paradigms (3), '
+    'revisits (1): seeds.', lower_bound=1)
 _QUICK = flags.DEFINE_bool(
     'quick', False, 'The form of the results in minutes: the variant :tiny of '
     'the config, twice.')
 _WORKDIR = flags.DEFINE_string(
-    'workdir', str(ROOT / 'runs/paradigms'), 'paradigms: folder of its runs.')
+    'workdir', '', 'paradigms, revisits: folder of the runs (runs/NAME).')
 _FRAMES = flags.DEFINE_integer(
     'frames', 512, 'stream: pixel frames of a stream.', lower_bound=1)
 _OUT = flags.DEFINE_string(
@@ -61,7 +61,8 @@ def run(name: str, config):
   module = importlib.import_module(f'benchmarks.{name}')
   repeats = _REPEATS.value or (
       QUICK[1] if _QUICK.value else defaults(name)[1])
-  workdir = _WORKDIR.value + ('-quick' if _QUICK.value else '')
+  workdir = (_WORKDIR.value or str(ROOT / 'runs' / name)) + (
+      '-quick' if _QUICK.value else '')
   options = benchmarks.Options(config, repeats, _FRAMES.value, workdir)
   rows = module.benchmark(options)
   more = module.details(options) if hasattr(module, 'details') else {}

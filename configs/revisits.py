@@ -2,7 +2,7 @@
 
 Players walk round a few places of generated mazes, look about at each, and come
 back (`tour`). One small student is trained by Diffusion Forcing on clips of 14
-seconds, with the same compute, to read of the past
+seconds, with as many FLOPs, to read of the past
 
   all      every frame
   window   the latest 4 frames and the first
@@ -10,10 +10,10 @@ seconds, with the same compute, to read of the past
            Contexts, frames for chunks)
 
 Command:  python -m worldsim_jax.main --config=configs/revisits.py:recall \
-            --workdir=runs/revisits/recall
-Machine:  2 CPU cores; time and quality: not yet measured.
+            --workdir=runs/revisits/recall     (or revisits.py:window, :all)
+All:      python -m benchmarks.run revisits    (and what each knows of its past)
+Machine:  2 CPU cores; time and quality: docs/moc.md.
 Smoke:    --config=configs/revisits.py:recall,tiny
-All:      python -m benchmarks.run revisits
 """
 
 from configs import arguments
@@ -22,30 +22,42 @@ from configs import stages
 from ml_collections import ConfigDict
 
 CLIP = 64  # frames: 14.6 s
-PASTS = ('all', 'window', 'recall')
+# Steps of equal FLOPs in all: 188, 91 and 98 GFLOP each.
+PASTS = {'all': 480, 'window': 990, 'recall': 920}
 
 
 def get_config(arg: str = '') -> ConfigDict:
   """`arg`: one of 'all', 'window' and 'recall' (which '' is), and 'tiny'."""
   words = arguments.words(arg, *PASTS, 'tiny')
-  past = arguments.one_of(words, PASTS, 'recall')
-  clip = 8 if 'tiny' in words else CLIP
-  config = quickstart.get_config('smoke' if 'tiny' in words else '')
+  is_tiny = 'tiny' in words
+  config = quickstart.get_config('smoke' if is_tiny else '')
+  clip = 8 if is_tiny else CLIP
   config.data.update(dict(
       policy='tour', tics_per_frame=8, frames_per_second=4.375,
-      num_frames=24 if 'tiny' in words else 2 * CLIP))
-  config.student.update(dict(window=4, sink=1, relative_positions=False))
-  if past == 'all':
-    config.student.update(dict(window=2 * clip, sink=0))
-  if past == 'recall':
-    config.student.recall = stages.recall(slots=2 * clip)
+      train_episodes=4, num_frames=24 if is_tiny else 2 * CLIP))
+  config.student.update(dict(
+      step='euler', timesteps=tuple(range(1000, 0, -125))))
   config.past = stages.diffusion_forcing(
-      past='student', clip_frames=clip, batch_size=8, num_steps=400,
+      past='student', clip_frames=clip, batch_size=8 if is_tiny else 4,
       context_frames=2)
   config.past.optimizer.learning_rate = 2e-3
   config.stages = ('tokenizer', 'past')
-  config.evaluate.teacher = 'past'
-  if 'tiny' in words:
+  config.evaluate.update(dict(
+      teacher='past', sections=('recall',), walks=8 if is_tiny else 16,
+      walk_frames=clip - 2))
+  read(config, arguments.one_of(words, tuple(PASTS), 'recall'))
+  if is_tiny:
     config.past.num_steps = 6
     config.past.optimizer.warmup_steps = 1
   return config
+
+
+def read(config: ConfigDict, past: str):
+  """Lets a config's student read this of its past."""
+  slots = 2 * config.past.clip_frames
+  config.past.num_steps = PASTS[past]
+  config.student.update(dict(
+      window=slots if past == 'all' else 4, sink=int(past != 'all'),
+      relative_positions=False, recall={}))
+  if past == 'recall':
+    config.student.recall = stages.recall(slots=slots)

@@ -79,6 +79,10 @@ class ConfigsTest(parameterized.TestCase):
       if config[stage].get('moc'):
         self.assertCountEqual(config[stage].moc.keys(), stages.mixture().keys())
         config[stage].moc = {}
+    if config.student.recall:
+      self.assertCountEqual(
+          config.student.recall.keys(), stages.recall().keys())
+      config.student.recall = {}
     if config.vae.kind != expected.vae.kind:
       self.assertContainsSubset(
           config.vae.keys(), build.tokenizer_fields(config))

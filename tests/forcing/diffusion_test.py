@@ -239,7 +239,7 @@ class DiffusionForcingTest(absltest.TestCase):
 class FullSequenceTest(absltest.TestCase):
 
   def test_given_frames_are_clean_and_the_others_share_a_level(self):
-    _, (x, timesteps, given), _ = run(full_sequence(), nothing)
+    _, (x, timesteps, given, _), _ = run(full_sequence(), nothing)
     np.testing.assert_array_equal(x[:, 0], BATCH['latents'][:, 0])
     np.testing.assert_array_equal(timesteps[:, 0], 0)
     self.assertTrue(np.all(timesteps[:, 1:] == timesteps[:, 1:2]))

@@ -180,8 +180,8 @@ class SelfForcingTest(parameterized.TestCase):
       (dict(context_frames=6), 'context_frames=6 .* 6 frames'),
       (dict(context_frames=0), 'context_frames=0 .* at least 1'),
       (dict(context_frames=1), 'chunk=2 .*num_frames=1'),
-      (dict(num_slots=2, context_frames=4),
-       '4 frames .* 2 slots .config.student.window'),
+      (dict(num_slots=1, context_frames=4),
+       '2 frames .* 1 slots .config.student.window'),
       (dict(num_slots=2, context_frames=2, batch=1), 'for 1 videos .* for 2'),
   )
   def test_what_does_not_fit_together_is_refused(self, options, message):

@@ -71,10 +71,16 @@ class SessionTest(absltest.TestCase):
     self.assertEqual(one.shape[:2], (1, len(ACTIONS)))
     self.assertGreater(np.mean(np.asarray(one[:, 0]) != two[:, 0]), 0.01)
 
-  def test_a_past_that_the_cache_has_no_room_for_names_the_keys(self):
-    past = np.zeros((1, 5, 24, 32, 3), np.uint8)  # The window is 4.
-    with self.assertRaisesRegex(ValueError, 'most 4 .*config.student.window'):
-      self.world.continue_videos(past, np.zeros((1, 7, 3)))
+  def test_of_a_past_that_is_too_long_first_and_latest_frames_stay(self):
+    past = np.zeros((1, 9, 24, 32, 3), np.uint8)
+    session = self.world.start(
+        self.world.variables, past, jnp.zeros((1, 9, 3)), None,
+        jax.random.key_data(jax.random.key(0)))
+    cache, student = session.video.cache, self.world.config.student
+    self.assertLess(cache.num_slots, 9)
+    self.assertCountEqual(
+        np.asarray(cache.position).tolist(),
+        [*range(student.sink), *range(9 - student.window, 9)])
 
   def test_seed_and_actions_determine_every_bit(self):
     np.testing.assert_array_equal(self.film(seed=4), self.film(seed=4))

@@ -74,7 +74,7 @@ class FilmChecksTest(parameterized.TestCase):
     config = validation_test.smoke()
     config.student.recall = stages.recall()
     with self.assertRaisesRegex(
-        UserError, 'config.self_forcing.clip_frames=4 leaves nothing to recall'):
+        UserError, 'self_forcing.clip_frames=4 leaves nothing to recall'):
       validation.check(config)
 
 

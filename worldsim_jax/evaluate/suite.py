@@ -27,6 +27,7 @@ from worldsim_jax.evaluate.sections import following
 from worldsim_jax.evaluate.sections import memory
 from worldsim_jax.evaluate.sections import motion
 from worldsim_jax.evaluate.sections import physics
+from worldsim_jax.evaluate.sections import recall
 from worldsim_jax.evaluate.sections import shape
 from worldsim_jax.evaluate.sections import speed
 from worldsim_jax.evaluate.trial import Trial
@@ -38,6 +39,7 @@ SECTIONS: Mapping[str, Callable[[Trial], Section]] = {
     'motion': motion.measure,
     'drift': drift.measure,
     'memory': memory.measure,
+    'recall': recall.measure,
     'shape': shape.measure,
     'physics': physics.measure,
     'attributes': attributes.measure,

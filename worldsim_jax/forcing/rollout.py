@@ -127,12 +127,10 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
   frames = context_BFHWC.shape[1]
 
   def write(cache, first, size):
-    x = jax.lax.dynamic_slice_in_dim(context_BFHWC, first, size, 1)
-    # σ = 0 whatever the context_sigma: given frames are clean.
-    _, kv = velocity_fn(
-        params, x, jnp.zeros(x.shape[:2]), conditioning.frames(first, size),
-        contexts.block_causal(size, sampling.chunk), cache)
-    return cache.append(kv)
+    return _written(
+        velocity_fn, params, cache,
+        jax.lax.dynamic_slice_in_dim(context_BFHWC, first, size, 1),
+        conditioning.frames(first, size), sampling)
 
   if cache.takes(frames):
     cache = write(cache, 0, frames)
@@ -141,6 +139,32 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
         lambda cache, i: (write(cache, i * sampling.chunk, sampling.chunk), ()),
         cache, jnp.arange(_num_chunks(frames, sampling.chunk)))
   return jax.lax.stop_gradient(RolloutState(cache, context_BFHWC[:, -1]))
+
+
+def tell(velocity_fn, params, state: RolloutState, chunk_BFHWC,
+         conditioning: Conditioning, sampling: Sampling) -> RolloutState:
+  """Writes a given chunk into a video in progress, instead of making one.
+
+  Args:
+    chunk_BFHWC: clean latents; F is the chunk size.
+    conditioning: of these frames, without image.
+    (others: as in `generate_chunk`.)
+  """
+  _check_batch(state.cache, sampling, len(chunk_BFHWC))
+  cache = _written(
+      _guided(velocity_fn, sampling, conditioning), params, state.cache,
+      chunk_BFHWC, conditioning.with_image(*_image(state, chunk_BFHWC)),
+      sampling)
+  return jax.lax.stop_gradient(RolloutState(cache, chunk_BFHWC[:, -1]))
+
+
+def _written(velocity_fn, params, cache, x_BFHWC, conditioning, sampling):
+  """The cache with whole chunks of given frames more."""
+  # σ = 0 whatever the context_sigma: given frames are clean.
+  _, kv = velocity_fn(
+      params, x_BFHWC, jnp.zeros(x_BFHWC.shape[:2]), conditioning,
+      contexts.block_causal(x_BFHWC.shape[1], sampling.chunk), cache)
+  return cache.append(kv)
 
 
 def generate_chunk(velocity_fn, params, state: RolloutState, noise_BFHWC,

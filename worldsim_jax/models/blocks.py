@@ -22,6 +22,7 @@ from worldsim_jax.parallel import layout
 
 EPSILON = 1e-6
 LAYER_INPUT, ATTENTION_OUTPUT = 'layer_input', splash.RESIDUALS
+RECALLED = 'recalled'  # A collection.
 _xavier = nn.initializers.xavier_uniform()
 
 
@@ -78,6 +79,7 @@ class SelfAttention(nn.Module):
   """Attention over the call's own frames and, if given, cached ones.
 
   With `recall`, over some of those; `grid` are the rows and columns of tokens.
+  Which ones is told in the collection RECALLED, to those who ask for it.
   """
   num_heads: int
   dtype: Any
@@ -95,9 +97,10 @@ class SelfAttention(nn.Module):
     q_roped = rope.rotate(q, inputs.angles)
     keys, values = rope.rotate(k, inputs.angles), v
     if self.recall is not None:
-      out = recalling.attend(
+      out, chosen_BHKT = recalling.attend(
           q_roped, keys, values, recalling.Past(*cached, *inputs.slots),
           self.grid, self.recall)
+      self.sow(RECALLED, 'slots', chosen_BHKT)
       kv = KeyValues(k, v, recalling.descriptors(k, self.grid))
       return self._out(out, x_BFNC), kv
     if cached is not None:

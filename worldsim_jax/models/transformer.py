@@ -231,7 +231,8 @@ class VideoTransformer(nn.Module):
       block = nn.remat(
           block, prevent_cse=False, policy=remat.POLICIES[self.remat])
     return nn.scan(
-        block, variable_axes={'params': 0}, split_rngs={'params': True},
+        block, variable_axes={'params': 0, blocks.RECALLED: 0},
+        split_rngs={'params': True},
         in_axes=(0, nn.broadcast), length=self.num_layers, unroll=self.unroll)(
             ffn_dim=self.ffn_dim, num_heads=self.num_heads,
             dtype=jnp.dtype(self.dtype), implementation=self.attention,

@@ -230,6 +230,8 @@ def counted(config, model=COUNTED):
   for name in plain.stages:
     if plain[name].get('moc'):
       plain[name].moc.implementation = moc.COUNTED
+  if plain.student.get('recall'):
+    plain.student.recall.implementation = moc.COUNTED
   return plain
 
 

@@ -56,7 +56,7 @@ def streamed(q, k, v, recall, chunk):
     own = slice(first, first + chunk)
     out.append(recalling.attend(
         rotated(q[:, own], first), rotated(k[:, own], first), v[:, own],
-        past(k, v, first), GRID, recall))
+        past(k, v, first), GRID, recall)[0])
   return jnp.concatenate(out, axis=1)
 
 
@@ -86,7 +86,7 @@ class RecallTest(parameterized.TestCase):
     q, k, v = film()
     recall = recalling.Recall(2, most=8, window=1, sink=1)
     args = rotated(q[:, 8:], 8), rotated(k[:, 8:], 8), v[:, 8:]
-    run = jax.jit(lambda past: recalling.attend(*args, past, GRID, recall))
+    run = jax.jit(lambda past: recalling.attend(*args, past, GRID, recall)[0])
     order = np.random.default_rng(0).permutation(F + 3)[:8]
     np.testing.assert_allclose(
         run(past(k, v, 8)), run(past(k, v, 8, order=order)), atol=1e-6)
@@ -97,9 +97,10 @@ class RecallTest(parameterized.TestCase):
 
     def read(v_past):
       cache = past(k, v, 8)._replace(v=v_past)
-      return jnp.sum(recalling.attend(
+      out, _ = recalling.attend(
           rotated(q[:, 8:], 8), rotated(k[:, 8:], 8), v[:, 8:], cache, GRID,
-          recall)[:, :, :, 0])
+          recall)
+      return jnp.sum(out[:, :, :, 0])
 
     gradient = jax.jit(jax.grad(read))(past(k, v, 8).v)
     per_slot = np.abs(gradient).sum((2, 3, 4))

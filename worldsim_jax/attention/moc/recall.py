@@ -103,7 +103,8 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
     recall: how much is read.
 
   Returns:
-    [B, F, N, H, D] in the dtype of q.
+    [B, F, N, H, D] in the dtype of q, and the slots that each query chose,
+    int32 [B, H, K, F N], routing.EMPTY where there were not so many.
   """
   recall.check()
   batch, frames, tokens, heads, dim = q_BFNHD.shape
@@ -140,9 +141,11 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
       _queries(batch, q.shape[1]), q.shape[1],
       _table(batch, tokens, frames, is_there_W, recall.most),
       k.shape[1] * tokens, _RULES, blocks)
-  return attention.attend(q_BFNHD, k, v, mixture=moc.Mixture(
+  out = attention.attend(q_BFNHD, k, v, mixture=moc.Mixture(
       plan, selection_BHKT=selection, rules=_RULES, blocks=blocks,
-      implementation=recall.implementation))
+      implementation=recall.implementation,
+      keys=tokens * (first + recall.top_k)))
+  return out, chosen_BHKT
 
 
 def _choose(q_BTHD, past: Past, recall: Recall):
