@@ -23,13 +23,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(train_step stream train_step_wan stream_wan torch_dit paradigms doom)
+STEPS=(train_step stream train_step_wan stream_wan moc train_step_moc torch_dit
+  paradigms doom)
 BUDGET_S=${BUDGET_S:-1470}
 PYTHON=${PYTHON:-python3}
 RESULTS=${RESULTS:-benchmarks/results}
 WORKDIR=${WORKDIR:-runs/gpu-doom}
 DOOM_CONFIG=${DOOM_CONFIG:-configs/doom.py}
 WAN=benchmarks/configs/wan_1_3b.py
+MOC=benchmarks/configs/moc_minute.py
 LEAST_S=20  # Less is not enough to compile anything.
 
 die() { echo "gpu_queue.sh: $*" >&2; exit 2; }
@@ -39,7 +41,7 @@ describe() {
   local bench=("$PYTHON" -m benchmarks.run "--out=$RESULTS")
   case $1 in
     train_step)
-      limit=300 command=("${bench[@]}" train_step) ;;
+      limit=240 command=("${bench[@]}" train_step) ;;
     stream)
       limit=150 command=("${bench[@]}" stream) ;;
     train_step_wan)
@@ -50,6 +52,12 @@ describe() {
       limit=270
       command=(env XLA_PYTHON_CLIENT_MEM_FRACTION=.92 "${bench[@]}" stream
         "--config=$WAN" --repeats=3 --frames=288) ;;
+    moc)
+      limit=180 command=("${bench[@]}" moc) ;;
+    train_step_moc)
+      limit=200
+      command=(env XLA_PYTHON_CLIENT_MEM_FRACTION=.92 "${bench[@]}" train_step
+        "--config=$MOC" --repeats=3) ;;
     torch_dit)  # Two frameworks share the memory.
       limit=150
       command=(env XLA_PYTHON_CLIENT_PREALLOCATE=false "${bench[@]}" torch_dit

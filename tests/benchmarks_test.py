@@ -341,8 +341,8 @@ def queue(*arguments, **environment):
 
 
 class QueueTest(absltest.TestCase):
-  STEPS = ['train_step', 'stream', 'train_step_wan', 'stream_wan', 'torch_dit',
-           'paradigms', 'doom']
+  STEPS = ['train_step', 'stream', 'train_step_wan', 'stream_wan', 'moc',
+           'train_step_moc', 'torch_dit', 'paradigms', 'doom']
 
   def test_dry_run_lists_every_step_most_valuable_first(self):
     done = queue(DRY_RUN='1')
@@ -367,7 +367,8 @@ class QueueTest(absltest.TestCase):
     self.assertEqual(done.returncode, 1, done.stderr)
     ran, not_run = done.stdout.split('== did not run to its end')
     ran = ran.split('== ran')[1]
-    for name in ('train_step', 'stream', 'stream_wan', 'paradigms', 'doom'):
+    for name in ('train_step', 'stream', 'stream_wan', 'moc', 'paradigms',
+                 'doom'):
       self.assertIn(f'  {name}: ', ran)
     self.assertIn('  train_step_wan: exit code 1', not_run)
     self.assertIn('  torch_dit: error: no torch', not_run)
