@@ -76,15 +76,16 @@ class PredictTest(absltest.TestCase):
 class SeenTest(absltest.TestCase):
 
   def test_a_still_camera_sees_what_it_saw(self):
-    walks = tiny_trial.make(walks=1, walk_frames=40).walks
-    still = np.flatnonzero(
-        np.all(np.diff(walks.pose[0], axis=0) == 0, axis=-1)) + 1
-    geometry = walks.geometry(0)
-    frame = int(still[-1])
+    clips = tiny_trial.make(num_clips=4, horizon=12).clips
+    moved = np.abs(np.diff(clips.pose[:, :2], axis=1)).sum(axis=(1, 2))
+    still = clips.take([moved.argmax()]).commanded(
+        np.zeros((1, *clips.actions.shape[1:]), np.float32))
+    geometry, frame = still.geometry(0), still.rgb.shape[1] - 1
     visible = told.visible_before(geometry, frame)
     self.assertLen(visible, frame)
-    np.testing.assert_array_equal(visible[-1], geometry.exact[frame])
-    self.assertLess(visible[0].mean(), visible[-1].mean())
+    # It has come to rest but for a hundredth of a map unit.
+    self.assertLess(np.mean(visible[-1] != geometry.exact[frame]), .02)
+    self.assertLess(visible[0].mean(), visible[-1].mean() - .02)
 
   def test_pixels_were_seen_when_they_were_last_visible(self):
     visible = np.zeros((3, 1, 4), bool)

@@ -36,6 +36,7 @@ JUDGED = 48  # frames of a walk
 BINS = {'now': 0.0, '1s': 1.0, '3s': 3.0, '6s': 6.0}  # seconds, from
 NEVER = 'never'
 GAPS = (3.0, 6.0)  # seconds, of revisits; a bin ends where the next one begins
+EQUAL = 1e-10  # squared error of equal frames: 100 dB
 SHOWN = 3  # recalled frames in the film
 
 
@@ -97,13 +98,15 @@ def _by_pixels(section, trial, walks, film, best, views):
       where = [(ago > low) & (ago <= high)
                for low, high in zip(edges, edges[1:])] + [ago == told.NEVER]
       for kind, source in enumerate((film, best)):
-        squared = _squared(source[number, t - walks.given], walks.rgb[number, t])
+        squared = _squared(
+            source[number, t - walks.given], walks.rgb[number, t]
+        )
         sums[kind] += [squared[w & exact].sum() for w in where]
       pixels += [(w & exact).sum() for w in where]
     with np.errstate(divide='ignore', invalid='ignore'):
       errors[:, number] = sums / pixels
     counts += pixels.astype(int)
-  psnr, ceiling = -10 * np.log10(errors)
+  psnr, ceiling = -10 * np.log10(np.maximum(errors, EQUAL))
   for i, name in enumerate(names):
     section.figures.append(figures.mean(
         f'told_psnr_{name}', psnr[:, i], walks.maps, real=ceiling[:, i],
