@@ -58,6 +58,6 @@ def read(config: ConfigDict, past: str):
   config.past.num_steps = PASTS[past]
   config.student.update(dict(
       window=slots if past == 'all' else 4, sink=int(past != 'all'),
-      relative_positions=False, recall={}))
-  if past == 'recall':
-    config.student.recall = stages.recall(slots=slots)
+      relative_positions=False))
+  recall = stages.recall(slots=slots) if past == 'recall' else ConfigDict()
+  config.student.recall = recall  # `update` would keep what was there.
