@@ -1,0 +1,95 @@
+"""docs/moc.md: tables of `benchmarks.run moc`, `moc_tpu_static`, `revisits`.
+
+  python -m benchmarks.moc_page
+
+They are of benchmarks/results/cpu-2; a benchmark that has not run has no table.
+"""
+
+import json
+import pathlib
+
+from benchmarks import pages
+from benchmarks import results
+from worldsim_jax import command_line
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE, RESULTS = ROOT / 'docs/moc.md', ROOT / 'benchmarks/results/cpu-2'
+SCRIPT = 'moc_page'
+MISSING = 'Not measured yet.\n'
+PASTS = {
+    'all': 'every frame', 'window': 'window and sink',
+    'recall': 'window, sink, and 3 frames that each token chooses'}
+UNITS = {'psnr': (1, ' dB'), 'lpips': (3, '')}  # decimals, unit
+
+
+def tables() -> dict[str, str]:
+  """The page's tables, by name."""
+  return {name: _table(name, make) for name, make in (
+      ('moc', _ratios), ('moc_tpu_static', _schedules),
+      ('revisits', _revisits))}
+
+
+def _table(name: str, make) -> str:
+  path = RESULTS / f'{name}.json'
+  if not path.exists():
+    return MISSING
+  result = json.loads(path.read_text())
+  return make(result['rows']) + (
+      f'\n`{result["command"]}`; '
+      f'{results.describe(result["environment"])}.\n')
+
+
+def _ratios(rows) -> str:
+  spread = lambda row, name: '{:.1f} ({:.1f} … {:.1f})'.format(
+      *(row[f'ratio_dense_to_{name}_{part}'] for part in (
+          'median', 'min', 'max')))
+  return pages.markdown(
+      ['tokens', '', 'keys read', 'dense / MoC', 'queries nearly alike',
+       'dense, MiB', 'MoC, MiB'],
+      [[f'{row["tokens"]:,}', row['direction'], f'{row["keys_read"]:.1%}',
+        spread(row, 'moc'), spread(row, 'alike'),
+        f'{row["dense_temporary_mib"]:.0f}', f'{row["moc_temporary_mib"]:.0f}']
+       for row in rows])
+
+
+def _schedules(rows) -> str:
+  kernels = list(dict.fromkeys(row['kernel'] for row in rows))
+  share = {(row['chip'], row['tile'], row['block'], row['kernel']):
+           row['mxu_share'] for row in rows}
+  sizes = dict.fromkeys(key[:3] for key in share)
+  return pages.markdown(
+      ['chip', 'tile x block', *[f'`{k}`' for k in kernels]],
+      [[chip, f'{tile} x {block}',
+        *[f'{share[chip, tile, block, k]:.0%}' for k in kernels]]
+       for chip, tile, block in sizes])
+
+
+def _revisits(rows) -> str:
+  names = [name for name in rows[0] if f'{name}_low' in rows[0]]
+  names = [name for name in names if name.startswith('told_')]
+  cells = []
+  for name in names:
+    decimals, unit = UNITS['lpips' if 'lpips' in name else 'psnr']
+    cells.append([f'`{name}`', f'{rows[0][f"{name}_n"]:.0f}', *[
+        f'{row[name]:.{decimals}f}{unit} ({row[f"{name}_low"]:.{decimals}f} … '
+        f'{row[f"{name}_high"]:.{decimals}f})' for row in rows],
+        f'{rows[0][f"{name}_real"]:.{decimals}f}{unit}'])
+  routed = next((r for r in rows if 'recall_precision' in r), None)
+  told = '' if routed is None else (
+      f'\nOf the frames that tokens chose {routed["recall_precision"]:.0%} '
+      f'({routed["recall_precision_low"]:.0%} … '
+      f'{routed["recall_precision_high"]:.0%}) show what the token shows; by '
+      f'chance {routed["recall_precision_real"]:.0%} would, of the latest '
+      f'{routed["recall_precision_latest"]:.0%}.\n')
+  return pages.markdown(
+      ['', 'n', *[PASTS[row['past']] for row in rows], 'tokenizer'],
+      cells) + told
+
+
+def main(argv):
+  del argv
+  pages.write(PAGE, SCRIPT, tables())
+
+
+if __name__ == '__main__':
+  command_line.run(main)
