@@ -39,8 +39,5 @@ def run(module: str, config, workdir: pathlib.Path):
 
 
 def config(path) -> ml_collections.ConfigDict:
-  """Of a run, as `run` wrote it."""
-  found = ml_collections.ConfigDict(
-      json.loads(pathlib.Path(path).read_text()))
-  found.stages = tuple(found.stages)
-  return found
+  """Of a run, as `run` wrote it; tuples have become lists."""
+  return ml_collections.ConfigDict(json.loads(pathlib.Path(path).read_text()))

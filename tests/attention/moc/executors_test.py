@@ -129,6 +129,13 @@ class CompilerTest(parameterized.TestCase):
     from benchmarks import moc_tpu_static
     moc_tpu_static.compile_kernels(topology, 512, 512)
 
+  def test_the_tpu_compiler_takes_a_layer_of_a_film(self):
+    from benchmarks import moc_tpu_static
+    found = moc_tpu_static.compile_minute(
+        'v5p:2x2x1', tokens=8 * 1024, chunk=256, top_k=3)
+    # Forwards, dq, and dk with dv: of the anchors and of the chunks.
+    self.assertEqual(found['kernels'], 6)
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -34,8 +34,12 @@ COUNTED = 'counted'
 # For remat: recomputed scores may choose otherwise where two are nearly equal,
 # and the backward pass must be that of the forward pass.
 SELECTION = 'moc_selection'
-# Channels of a head that kernels take, by platform: multiples of it.
-_HEADS = {'tpu': pallas_tpu.LANES, 'gpu': 64}
+# Channels of a head that kernels take, by platform, and in words.
+_HEADS = {
+    'tpu': (lambda dim: dim % pallas_tpu.LANES == 0,
+            f'a multiple of {pallas_tpu.LANES}'),
+    'gpu': (lambda dim: dim in pallas_gpu.HEAD_DIMS,
+            ' or '.join(map(str, pallas_gpu.HEAD_DIMS)))}
 
 
 class Plan(NamedTuple):
@@ -202,18 +206,17 @@ def chosen(implementation: str, head_dim: int, dtype,
     raise ValueError(f'implementation={implementation!r} is not one of '
                      f'{IMPLEMENTATIONS} (config.moc.implementation).')
   platform = 'tpu' if interpret else layout.platform()
-  multiple = _HEADS.get(platform)
-  fits = (multiple is not None and head_dim % multiple == 0
-          and dtype in (jnp.bfloat16, jnp.float32))
+  takes, wanted = _HEADS.get(platform, (lambda unused_dim: False, ''))
+  fits = takes(head_dim) and dtype in (jnp.bfloat16, jnp.float32)
   if implementation == 'auto':
     return 'pallas' if fits else 'xla'
-  if implementation == 'pallas' and multiple is None:
+  if implementation == 'pallas' and platform not in _HEADS:
     raise ValueError(
         "implementation='pallas' needs a TPU or an NVIDIA GPU, this is a "
         f'{platform} (config.moc.implementation).')
   if implementation == 'pallas' and not fits:
     raise ValueError(
-        f"implementation='pallas' needs heads of a multiple of {multiple} "
+        f"implementation='pallas' needs heads of {wanted} "
         f'channels in float32 or bfloat16, these have {head_dim} in '
         f'{jnp.dtype(dtype).name} (config.model.dim, config.model.num_heads).')
   return implementation

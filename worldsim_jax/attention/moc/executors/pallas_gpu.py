@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from worldsim_jax.attention.moc import executors
 from worldsim_jax.attention.moc import packing
 
+HEAD_DIMS = 64, 128  # Triton's blocks are powers of two.
 _WARPS = {128: 8, 64: 4, 32: 4, 16: 4}  # by rows of a tile
 _STAGES = 2
 

@@ -1,0 +1,98 @@
+"""The study of a long past, and the page of what was measured of mixtures."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+
+import benchmarks
+from benchmarks import apart
+from benchmarks import moc
+from benchmarks import moc_page
+from benchmarks import pages
+from benchmarks import revisits
+from configs import revisits as config_lib
+from worldsim_jax.errors import UserError
+
+
+class RevisitsTest(absltest.TestCase):
+
+  def options(self, config, repeats=2):
+    folder = self.create_tempdir().full_path
+    for index, past in enumerate(config_lib.PASTS):
+      for seed in range(repeats):
+        path = pathlib.Path(folder, f'{past}-{seed}', revisits.SUMMARY)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({
+            'told_psnr_3s': 10. * index + seed, 'memory_of_another': 1,
+            **({'recall_precision': .5} if past == 'recall' else {})}))
+    return benchmarks.Options(config, repeats, workdir=folder)
+
+  def test_a_row_is_a_past_and_the_mean_of_its_seeds(self):
+    rows = revisits.benchmark(self.options(config_lib.get_config('tiny')))
+    self.assertEqual(rows, [
+        {'past': 'all', 'told_psnr_3s': .5},
+        {'past': 'window', 'told_psnr_3s': 10.5},
+        {'past': 'recall', 'told_psnr_3s': 20.5, 'recall_precision': .5}])
+
+  def test_the_students_differ_in_what_they_read_only(self):
+    read = {}
+    for past in config_lib.PASTS:
+      config = config_lib.get_config('recall')
+      config_lib.read(config, past)
+      self.assertEqual(
+          config.to_dict(), config_lib.get_config(past).to_dict())
+      read[past] = (config.student.window, config.student.sink,
+                    bool(config.student.recall))
+      config_lib.read(config, 'window')
+      config.past.num_steps = 0
+      rest = config.to_dict()
+      self.assertEqual(rest, read.setdefault('rest', rest))
+    self.assertEqual(read['window'], (4, 1, False))
+    self.assertEqual(read['recall'], (4, 1, True))
+    self.assertGreaterEqual(read['all'][0], config_lib.CLIP)
+
+  def test_another_config_is_refused(self):
+    config = config_lib.get_config('tiny')
+    config.stages = ('tokenizer',)
+    with self.assertRaisesRegex(UserError, 'configs/revisits.py'):
+      revisits.benchmark(self.options(config))
+
+
+class ApartTest(absltest.TestCase):
+
+  def test_a_run_reads_the_config_that_it_was_given(self):
+    config = config_lib.get_config('tiny')
+    path = self.create_tempfile(content=json.dumps(config.to_dict())).full_path
+    found = apart.config(path)
+    self.assertEqual(found.to_dict(), json.loads(json.dumps(config.to_dict())))
+    self.assertEqual(tuple(found.stages), config.stages)
+
+  def test_a_run_that_fails_says_where(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path, 'run')
+    with self.assertRaisesRegex(UserError, f'{workdir}: .* failed'):
+      apart.run('benchmarks.no_such_module', config_lib.get_config('tiny'),
+                workdir)
+
+
+class PageTest(absltest.TestCase):
+
+  def test_the_page_is_what_the_script_makes_of_the_results(self):
+    page = moc_page.PAGE.read_text()
+    self.assertEqual(
+        page, pages.filled(page, moc_page.SCRIPT, moc_page.tables()))
+
+
+class KeysReadTest(absltest.TestCase):
+
+  def test_a_small_film_on_this_machine_reads_what_its_plan_says(self):
+    rows = list(moc._rows(1024, 1, 16, 'float32', 0, 3, repeats=1))
+    # Its own shot of eight, and of the earlier ones, in the mean over shots,
+    # 7/8 of three chunks of 1/16 of a shot.
+    self.assertAlmostEqual(
+        rows[0]['keys_read'], 1 / 8 + 7 / 8 * 3 / 128, places=6)
+    self.assertGreater(rows[1]['ratio_dense_to_moc_median'], 0)
+
+
+if __name__ == '__main__':
+  absltest.main()
