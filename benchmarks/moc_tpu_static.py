@@ -9,11 +9,11 @@ with 2 products forwards, 3 for dq and 4 for dk and dv, bf16 and D = 128.
 Nothing is measured: these are lengths of programs. `spills` are stores to free
 a register, `loop` the cycles that a step of the grid adds.
 
-executors/blocks.py has the sizes that were chosen of these: larger ones have
-a larger share, and waste more on the ragged ends of shots and chunks.
+executors/blocks.py has those sizes that were chosen: larger ones have a larger
+share, and waste more on the ragged ends of shots and chunks.
 
-`minute` is the gradient of one layer with two heads of the paper's film, 180,224
-tokens in chunks of 1,280 and k = 5, compiled for each chip.
+`minute` is the gradient of one layer with two heads of the paper's film,
+180,224 tokens in chunks of 1,280 and k = 5, compiled for each chip.
 """
 
 import json

@@ -5,6 +5,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest

@@ -5,6 +5,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from configs import stages
 from tests.evaluate import tiny_trial
@@ -93,6 +94,7 @@ class RecallTest(absltest.TestCase):
                     best['recall_precision'].value / 2)
     self.assertBetween(best['recall_precision'].real, 0.01, 0.99)
 
+  @pytest.mark.slow
   def test_a_real_student_has_a_precision_and_a_film(self):
     section = recall.measure(trial())
     found = tiny_trial.figures_of(section)
