@@ -48,8 +48,8 @@ class RevisitsTest(absltest.TestCase):
       config.past.num_steps = 0
       rest = config.to_dict()
       self.assertEqual(rest, read.setdefault('rest', rest))
-    self.assertEqual(read['window'], (4, 1, False))
-    self.assertEqual(read['recall'], (4, 1, True))
+    self.assertEqual(read['window'], (2, 1, False))
+    self.assertEqual(read['recall'], (2, 1, True))
     self.assertGreaterEqual(read['all'][0], config_lib.CLIP)
 
   def test_another_config_is_refused(self):
