@@ -30,7 +30,7 @@ class SessionTest(world_test.SessionTest):
     absltest.TestCase.setUp(self)
     self.world = world()
 
-  def test_a_past_that_the_cache_has_no_room_for_names_the_keys(self):
+  def test_of_a_past_that_is_too_long_first_and_latest_frames_stay(self):
     past = np.zeros((1, 9, 24, 32, 3), np.uint8)  # The window is 4.
     film = self.world.continue_videos(past, np.zeros((1, 10, 3)))
     self.assertEqual(film.shape, (1, 1, 24, 32, 3))
