@@ -30,9 +30,9 @@ def get_config() -> ConfigDict:
   config.model = ConfigDict(dict(  # of models.transformer.VideoTransformer
       dim=256, ffn_dim=1024, num_heads=4, num_layers=4, patch=(2, 2),
       freq_dim=256, image=True, image_halo=1, coordinates=False,
-      steered=False, parameterization='residual', residual_std=0.7,
-      gate_init=0., dtype='float32', policy='mixed', remat='none', unroll=1,
-      attention='auto'))
+      steered=False, compass=0., parameterization='residual',
+      residual_std=0.7, gate_init=0., dtype='float32', policy='mixed',
+      remat='none', unroll=1, attention='auto'))
   config.text = ConfigDict(dict(  # path: the folder of a umt5
       encoder='null', dim=0, length=0, path='', per_shot=False))
   config.student = ConfigDict(dict(

@@ -16,6 +16,7 @@ Laptop:   --config=configs/moc_minute.py:tiny
 """
 
 from configs import arguments
+from configs import quickstart
 from configs import stages
 from configs import wan
 from ml_collections import ConfigDict
@@ -33,8 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
       frames_per_second=8. if is_wan else 12.,
       num_frames=SHOTS * (57 if is_wan else 97)))
   config.text.per_shot = True
-  config.student.context_frames = 1
-  config.student.chunk = 1
+  config.student.update(dict(context_frames=1, chunk=1))
   names = _stages(config, (0,) if is_wan else CHUNKS, 3 if is_wan else 5)
   for name in names:
     config[name].update(dict(
@@ -63,13 +63,20 @@ def _stages(config, chunks, top_k: int):
 
 
 def _tiny(config, names):
-  """Films of a minute at laptop size: 520 frames, 12 tokens of four each."""
+  """Films of a minute at laptop size: 136 frames, 12 tokens each."""
   wan.tiny(config)
-  config.data.update(dict(shots=SHOTS, num_frames=SHOTS * 65))
+  quickstart.fast_tokenizer(config, latent_channels=16)
+  config.data.update(dict(
+      num_frames=SHOTS * 17, tics_per_frame=16, frames_per_second=2.1875,
+      generated_train_maps=16, generated_test_maps=4))
+  config.model.update(dict(
+      dim=128, ffn_dim=512, num_layers=4, dtype='float32', remat='none'))
   config.text.per_shot = False
-  for name, chunk in zip(names[1:], (192, 96, 48, 24)):
-    config[name].moc.chunk = chunk if config[name].moc.chunk else 0
-  for name in names:
+  for name, chunk in zip(names, (0, 192, 96, 48, 24)):
+    if config[name].moc.get('chunk'):
+      config[name].moc.chunk = chunk
     config[name].update(dict(
-        num_steps=6, clip_frames=SHOTS * 17, max_context_frames=1))
+        num_steps=40 if chunk else 240, clip_frames=SHOTS * 17))
+    config[name].optimizer.update(dict(learning_rate=1e-3, warmup_steps=10))
+  config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
   config.mesh.update(dict(data=-1, fsdp=1, context=1))

@@ -18,15 +18,10 @@ from ml_collections import ConfigDict
 def get_config(arg: str = '') -> ConfigDict:
   """The config; `arg` is '' or 'smoke'."""
   config = base.get_config()
-  config.vae.update(dict(
-      latent_channels=48, encoder_widths=(48,), decoder_widths=(64, 48),
-      time_strides=(1,), blocks_per_stage=1, patch=4, shortcut=True))
+  fast_tokenizer(config, latent_channels=48)
   config.model.update(dict(
       dim=128, ffn_dim=512, num_heads=2, num_layers=4, patch=(1, 1),
       coordinates=True, steered=True))
-  config.tokenizer.update(dict(num_steps=150, batch_size=8, clip_frames=4))
-  config.tokenizer.optimizer.update(
-      dict(learning_rate=2e-3, frozen=('shortcut',)))
   config.student.update(dict(window=4, sink=1))
   config.data.update(dict(tics_per_frame=2, frames_per_second=17.5))
   config.teacher.num_steps = 260
@@ -44,6 +39,17 @@ def get_config(arg: str = '') -> ConfigDict:
   elif arg:
     raise ValueError(f'config argument {arg!r} is not one of: smoke')
   return config
+
+
+def fast_tokenizer(config: ConfigDict, latent_channels: int):
+  """Frame by frame, 8x8 pixels a latent, trained in seconds."""
+  config.vae.update(dict(
+      latent_channels=latent_channels, encoder_widths=(48,),
+      decoder_widths=(64, 48), time_strides=(1,), blocks_per_stage=1, patch=4,
+      shortcut=True))
+  config.tokenizer.update(dict(num_steps=150, batch_size=8, clip_frames=4))
+  config.tokenizer.optimizer.update(
+      dict(learning_rate=2e-3, warmup_steps=20, frozen=('shortcut',)))
 
 
 def smoke(config: ConfigDict, **model):

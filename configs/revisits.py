@@ -22,7 +22,7 @@ from configs import quickstart
 from configs import stages
 from ml_collections import ConfigDict
 
-CLIP = 24  # frames: 11 s
+CLIP = 24  # frames: 5.5 s
 # Steps of equal FLOPs in all: 86.9, 63.1 and 67.5 GFLOP each.
 PASTS = {'all': 400, 'window': 551, 'recall': 515}
 
@@ -34,10 +34,10 @@ def get_config(arg: str = '') -> ConfigDict:
   config = quickstart.get_config('smoke' if is_tiny else '')
   clip = 8 if is_tiny else CLIP
   config.data.update(dict(
-      policy='tour', tics_per_frame=16, frames_per_second=2.1875,
+      policy='lookout', tics_per_frame=8, frames_per_second=4.375,
       train_episodes=8, num_frames=24 if is_tiny else 2 * CLIP))
-  config.student.update(dict(
-      step='euler', timesteps=tuple(range(1000, 0, -125))))
+  config.model.compass = 90.
+  config.student.step = 'euler'
   # What is to be recalled is clean, or there is little to learn from it.
   config.past = stages.diffusion_forcing(
       start_from='teacher_forcing', past='student', clip_frames=clip,
@@ -48,7 +48,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.stages = ('tokenizer', 'teacher_forcing', 'past')
   config.evaluate.update(dict(
       teacher='past', sections=('recall',), walks=8 if is_tiny else 32,
-      walk_frames=clip - 2))
+      walk_frames=clip - 2, walk_policy='lookout'))
   read(config, arguments.one_of(words, tuple(PASTS), 'recall'))
   if is_tiny:
     for name in 'teacher_forcing', 'past':

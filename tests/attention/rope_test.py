@@ -109,5 +109,46 @@ class RopeTest(parameterized.TestCase):
       rope.angles(np.arange(2), HEIGHT, WIDTH, head_dim)
 
 
+class DirectionsTest(absltest.TestCase):
+
+  def turned(self, heading, width=8, head_dim=64, field_of_view=90.):
+    heading = np.float32(heading)[None]
+    extra = rope.directions(heading, 2, width, head_dim, field_of_view)
+    return np.float64(extra + rope.angles(
+        np.zeros(heading.shape[1]), 2, width, head_dim)[None])[0]
+
+  def test_tokens_that_look_the_same_way_have_the_same_angle(self):
+    # The middle of the first column is atan(7/8 tan 45°) to the left.
+    left = np.arctan(7 / 8)
+    ahead, aside = self.turned([0., 2 * left])
+    np.testing.assert_allclose(ahead[0], aside[7], atol=1e-5)
+    self.assertGreater(abs(ahead[7] - aside[0]).max(), 1)
+
+  def test_a_whole_turn_is_none(self):
+    once, again = self.turned([.3, .3 + 2 * np.pi])
+    whole = (once - again) / (2 * np.pi)
+    np.testing.assert_allclose(whole, np.round(whole), atol=1e-5)
+    # 2 f = 8 per radian down to 1, none left out by rounding to 0.
+    np.testing.assert_array_equal(
+        np.round(whole[0, -10:]), [8, 6, 5, 4, 3, 3, 2, 2, 1, 1])
+
+  def test_frames_and_rows_stay_as_they_are(self):
+    extra = rope.directions(np.ones((3, 2)), 4, 6, 32, 60.)
+    self.assertEqual(extra.shape, (3, 2, 4 * 6, 16))
+    frames, rows, _ = rope.axis_channels(32)
+    self.assertFalse(np.any(extra[..., :frames + rows]))
+    by_row = np.reshape(extra, (3, 2, 4, 6, 16))
+    np.testing.assert_array_equal(by_row, by_row[:, :, :1].repeat(4, 2))
+
+  def test_each_sample_is_turned_by_its_own_angles(self):
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 2, 12))
+    x = np.float32(x)
+    extra = rope.directions(np.float32([[0, 1, 2], [3, 4, 5]]), 2, 4, 12, 90.)
+    found = rotate(x, extra)
+    for sample in range(2):
+      np.testing.assert_allclose(
+          found[sample], rotate(x[sample][None], extra[sample])[0], atol=1e-6)
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -100,5 +100,23 @@ class TourTest(parameterized.TestCase):
       self.assertGreater(again.sum(), 1)
 
 
+class LookoutTest(parameterized.TestCase):
+
+  @parameterized.parameters(4, 8)
+  def test_it_stands_still_and_sees_views_again_after_they_were_gone(
+      self, tics):
+    frames = 60 * 35 // tics
+    pose = film('gen:7', 'lookout', frames, tics)['pose']
+    self.assertFalse(np.any(np.diff(pose[:, :3], axis=0)))
+    turns = (np.diff(pose[:, 3]) + 180) % 360 - 180
+    steps = turns / tics  # degrees in units of the least turn
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-2)
+    self.assertSetEqual(set(np.round(steps)), {-2, -1, 1, 2})
+    found = revisits.pairs(
+        pose, seconds_per_frame=tics / 35, min_gap=2,
+        level=maps.load('gen:7').level)
+    self.assertGreater(revisits.share(frames, found), .5)
+
+
 if __name__ == '__main__':
   absltest.main()

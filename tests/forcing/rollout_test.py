@@ -64,6 +64,17 @@ class RolloutTest(parameterized.TestCase):
     self.assertEqual(state.cache.length, GIVEN)
     np.testing.assert_array_equal(state.last_frame, CONTEXT[:, -1])
 
+  def test_the_heading_is_carried_on_from_chunk_to_chunk(self):
+    whole = ACTIONS.headed().heading
+    state = started()
+    np.testing.assert_allclose(state.heading, whole[:, GIVEN - 1], rtol=1e-6)
+    for i in range(2):
+      state, _ = generate_chunk(state, chunk_inputs(i), 0)
+    told = rollout.tell(
+        tiny.velocity_fn, tiny.random_params(), state, CONTEXT[:, :1],
+        ACTIONS.frames(GIVEN + 2, 1), SAMPLING)
+    np.testing.assert_allclose(told.heading, whole[:, GIVEN + 2], rtol=1e-6)
+
   @parameterized.parameters(0, 2)
   def test_a_rollout_is_one_chunk_after_the_other(self, exit_step):
     state = started()
@@ -79,7 +90,8 @@ class RolloutTest(parameterized.TestCase):
     state = started()
     cached = jax.jit(tiny.velocity_fn)
     noise, given, key = chunk_inputs(0)
-    given = given.with_image(CONTEXT[:, -1:], np.ones((B, 1), np.float32))
+    given = given.headed(state.heading).with_image(
+        CONTEXT[:, -1:], np.ones((B, 1), np.float32))
     x = noise
     for step, sigma in enumerate(SAMPLING.sigmas):
       timesteps = np.full((B, 1), 1000 * sigma)

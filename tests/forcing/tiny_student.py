@@ -15,7 +15,7 @@ from worldsim_jax.forcing import rollout
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.models.transformer import VideoTransformer
 
-B, H, W, C, A = 1, 2, 3, 3, 2
+B, H, W, C, A = 1, 2, 3, 3, 3
 GIVEN, NEW = 2, 6
 SIGMAS = np.float32([1.0, 0.9, 0.6])
 KEY = 5
@@ -36,6 +36,7 @@ MODEL = VideoTransformer(
     patch=(1, 1),
     action_dim=A,
     image=True,
+    compass=90.,
 )
 
 
@@ -129,7 +130,7 @@ def written_out(state, weight, sampling, exit_steps):
   for index, exit_step in enumerate(exit_steps):
     now = slice(index * chunk, (index + 1) * chunk)
     image = jnp.broadcast_to(state.last_frame[:, None], (B, chunk, H, W, C))
-    given = ACTIONS.frames(GIVEN + index * chunk, chunk).with_image(
+    given = ACTIONS.headed().frames(GIVEN + index * chunk, chunk).with_image(
         image, jnp.ones((B, chunk))
     )
     pass_of = lambda x, sigma: denoised(
@@ -144,7 +145,7 @@ def written_out(state, weight, sampling, exit_steps):
             jax.random.fold_in(key, step), x0, sampling.sigmas[step + 1]
         )
     (_, kv), _ = pass_of(x0, np.float32(0))
-    state = rollout.RolloutState(state.cache.append(kv), x0[:, -1])
+    state = state.next(state.cache.append(kv), x0, given)
     made.append(x0)
     gradients.append(gradient)
   return jnp.concatenate(made, axis=1), jax.tree.map(

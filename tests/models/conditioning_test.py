@@ -5,6 +5,8 @@ import chex
 import jax
 import numpy as np
 
+from worldsim_jax.data.actions import ActionSpace
+from worldsim_jax.forcing import batches
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.models.conditioning import given_frames
 
@@ -23,6 +25,7 @@ class ConditioningTest(absltest.TestCase):
         actions_mask=np.float32(rng.integers(0, 2, size=(B, F))),
         image=draw(B, F, 2, 2, 1),
         image_mask=np.ones((B, F), np.float32),
+        heading=draw(B, F),
         concatenated=draw(B, F, 2, 2, 3),
         clip=draw(B, 4, 2),
     )
@@ -93,10 +96,30 @@ class ConditioningTest(absltest.TestCase):
     # 64 coins: 32 ± 4 heads, four standard deviations.
     self.assertAlmostEqual(int(no_text.sum()), 32, delta=16)
 
+  def test_the_heading_is_the_sum_of_all_turns(self):
+    degrees = np.float32([[[10, 20], [-30, 0], [5, 5]]])  # Two pixel frames.
+    actions = np.zeros((1, 3, 2, 3), np.float32)
+    actions[..., 0], actions[..., 2] = 7, degrees
+    given = Conditioning(actions=batches.group_actions(
+        ActionSpace().normalise(actions).reshape(1, 6, 3), 2))
+    found = given.headed()
+    np.testing.assert_allclose(
+        np.degrees(found.heading), [[30, 0, 10]], atol=1e-4)
+    after = given.headed(np.radians([90]))
+    np.testing.assert_allclose(
+        np.degrees(after.heading), [[120, 90, 100]], atol=1e-4)
+    chex.assert_trees_all_equal(found.headed(1.), found)  # Known is known.
+
+  def test_who_does_not_know_the_actions_does_not_know_the_heading(self):
+    given = Conditioning(actions=np.ones((1, 4, 3), np.float32)).headed()
+    self.assertTrue(np.all(given.with_masks().known_heading()))
+    self.assertFalse(np.any(given.unconditional().known_heading()))
+
   def test_streams_that_are_not_there_stay_away(self):
     empty = Conditioning()
     for found in (
         empty.with_masks(),
+        empty.headed(),
         empty.unconditional(),
         empty.frames(0, 1),
         empty.at_frames(np.arange(2)),

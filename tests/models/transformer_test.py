@@ -140,6 +140,17 @@ class TransformerTest(parameterized.TestCase):
     standing = embed(self.given.replace(actions=0 * actions))
     np.testing.assert_array_equal(unknown, standing)
 
+  def test_with_a_compass_only_differences_of_headings_matter(self):
+    v = lambda *heading: self.apply(
+        given=self.given.replace(heading=np.float32([heading] * B)),
+        compass=90.)
+    turned = np.linspace(0, 1, F)
+    self.assertGreater(abs(v(*turned) - v(*[0.] * F)).max(), 2e-3)
+    # Sums of two layers of the same numbers, turned by other angles.
+    np.testing.assert_allclose(v(*turned), v(*turned + .7), atol=1e-4)
+    about = turned + 2 * np.pi * np.arange(F)
+    np.testing.assert_allclose(v(*turned), v(*about), atol=1e-4)
+
   def test_only_coordinates_tell_places_of_an_even_picture_apart(self):
     even = np.ones((B, F, H, W, C), np.float32)
     given = self.given.replace(image=even)
@@ -344,6 +355,8 @@ class TransformerTest(parameterized.TestCase):
       (dict(policy='half'), 'config.model.policy'),
       (dict(clip_dim=4, text_dim=0), 'config.model.clip_dim'),
       (dict(parameterization='residual', image=False), 'config.model.image'),
+      (dict(compass=90., action_dim=0), 'config.model.compass=90'),
+      (dict(compass=180.), 'config.model.compass=180.0 must be'),
       (dict(num_heads=3), 'num_heads=3 .*dim=16 .*config.model.num_heads'),
       (dict(patch=(2, 2)), r'\(2, 2\) .*\(2, 3\) .*config.model.patch'),
   )
@@ -351,23 +364,6 @@ class TransformerTest(parameterized.TestCase):
     model = VideoTransformer(**SIZE | STREAMS | LATENTS | changes)
     with self.assertRaisesRegex(ValueError, message):
       shapes_of(model, self.x, self.t, self.given)
-
-
-class PatchesTest(absltest.TestCase):
-
-  def test_patches_are_put_back_where_they_were(self):
-    x = draw(2, 3, 4, 6, 5)
-    patches = transformer.patchify(x, (2, 3))
-    self.assertEqual(patches.shape, (2, 3, 2 * 2, 2 * 3 * 5))
-    np.testing.assert_array_equal(
-        transformer.unpatchify(patches, (2, 2), (2, 3)), x
-    )
-
-  def test_tokens_run_row_by_row(self):
-    x = np.arange(4 * 6).reshape(1, 1, 4, 6, 1)
-    patches = transformer.patchify(x, (2, 3))
-    np.testing.assert_array_equal(patches[0, 0, 1], [3, 4, 5, 9, 10, 11])
-    np.testing.assert_array_equal(patches[0, 0, 2, :3], [12, 13, 14])
 
 
 class SinusoidTest(absltest.TestCase):

@@ -9,6 +9,11 @@ channel i of a token at position p by the angle
 Pairs are interleaved: (x[2i], x[2i+1]) is one complex number. Angles come from
 a position vector, not a table, so frame positions may be any integers, may
 repeat (the two halves of teacher forcing) and have no upper limit.
+
+Where it is known where a view heads, columns can be directions of the world
+(`directions`): tokens of two frames that look the same way then have the same
+angle, however the camera has turned between. Cameras in rotary positions are
+not Wan's; see Li et al. 2025, arXiv 2507.10496, for whole projections.
 """
 
 import jax
@@ -43,10 +48,41 @@ def angles(frame_positions_F, height: int, width: int, head_dim: int):
   return table.reshape(len(frames), height * width, head_dim // 2)
 
 
+def directions(heading_BF, height: int, width: int, head_dim: int,
+               field_of_view: float):
+  """What makes directions of columns, if it is added to `angles`.
+
+  A token of column c looks φ = heading - atan((c + ½ - W/2) / f) to the left,
+  where f = W/2 / tan(field of view / 2). Channel i turns by -m_i φ in place of
+  eq. (1); the m_i are whole numbers, so that a whole turn is none, and go from
+  2 f, for half a column, down to 1.
+
+  Args:
+    heading_BF: radians to the left.
+    height, width, head_dim: as above.
+    field_of_view: of the picture's width, degrees below 180.
+
+  Returns:
+    float32 [B, F, N, D/2].
+  """
+  frames, rows, channels = axis_channels(head_dim)
+  column = np.arange(width)
+  focal = width / 2 / np.tan(np.radians(field_of_view) / 2)
+  multiples = np.round(np.geomspace(max(2 * focal, 1), 1, channels))
+  right_BFW = np.arctan((column + .5 - width / 2) / focal) - jnp.asarray(
+      heading_BF, jnp.float32)[..., None]
+  turned = right_BFW[..., None] * multiples - _ladder(column, channels)
+  turned = jnp.pad(turned, ((0, 0),) * 3 + ((frames + rows, 0),))
+  return jnp.tile(turned, (1, 1, height, 1))
+
+
 def rotate(x_BFNHD, angles_FND):
-  """Turns each channel pair by its token's angle; keeps shape and dtype."""
-  cos = jnp.cos(angles_FND)[:, :, None]
-  sin = jnp.sin(angles_FND)[:, :, None]
+  """Turns each channel pair by its token's angle; keeps shape and dtype.
+
+  The angles may also be those of each sample, [B, F, N, D/2].
+  """
+  cos = jnp.cos(angles_FND)[..., None, :]
+  sin = jnp.sin(angles_FND)[..., None, :]
   if layout.platform() == 'tpu':
     return _rotate_by_product(x_BFNHD, cos, sin)
   pairs = x_BFNHD.astype(jnp.float32).reshape(*x_BFNHD.shape[:-1], -1, 2)
@@ -75,4 +111,4 @@ def _rotate_by_product(x_BFNHD, cos, sin):
 
 def _ladder(positions, channels: int) -> jax.Array:
   frequencies = THETA ** (-jnp.arange(channels) / channels)
-  return positions.astype(jnp.float32)[:, None] * frequencies
+  return jnp.asarray(positions, jnp.float32)[:, None] * frequencies

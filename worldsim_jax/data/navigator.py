@@ -159,6 +159,7 @@ PLAYERS = {
     'navigate': Navigator,
     'palindrome': functools.partial(revisiting.Palindrome, walk=Navigator),
     'tour': revisiting.Tour,
+    'lookout': revisiting.Lookout,
 }
 
 

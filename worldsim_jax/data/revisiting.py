@@ -1,4 +1,4 @@
-"""Players that come back: there and back again, and rounds of a few places.
+"""Players that come back: there and back, round a few places, to a view.
 
 What a model remembers shows where a film comes back to a place after a while.
 A walk to random goals does so now and then, and at an angle; these players do
@@ -165,6 +165,32 @@ class Tour:
     """The shortest way between two places, [N, 2]."""
     cells = (self._grid.nearest(*place[:2]) for place in (start, end))
     return self._grid.centre(occupancy.shortest_path(self._grid, *cells))
+
+
+class Lookout:
+  """Stands where it is and looks about: to the left, to the right, and back.
+
+  Turns are held for some frames, then drawn anew. All are multiples of one, so
+  a view is seen again exactly, at times that nobody can foresee.
+  """
+
+  turns = (-8.0, -4.0, 4.0, 8.0)  # degrees per frame
+  hold = (4, 10)  # frames
+
+  def __init__(self, grid, seed, pace=1.0, num_frames=None):
+    del grid, num_frames  # It goes nowhere.
+    self._rng = np.random.default_rng(seed)
+    self._pace = pace
+    self._left = 0
+
+  def act(self, pose) -> np.ndarray:
+    del pose
+    if not self._left:
+      frames = self._rng.integers(self.hold[0], self.hold[1] + 1)
+      self._left = max(1, round(frames / self._pace))
+      self._turn = self._rng.choice(self.turns)
+    self._left -= 1
+    return steering.rounded(np.array((0.0, 0.0, self._turn * self._pace)))
 
 
 def _length(path):

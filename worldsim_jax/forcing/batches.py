@@ -13,7 +13,8 @@ from worldsim_jax.models.conditioning import Conditioning
 
 def conditioning(batch) -> Conditioning:
   """The streams of a batch, without images, which depend on the paradigm."""
-  return Conditioning(text=batch.get('text'), actions=batch.get('actions'))
+  return Conditioning(
+      text=batch.get('text'), actions=batch.get('actions')).headed()
 
 
 def last_frames(batch, num_frames: int):

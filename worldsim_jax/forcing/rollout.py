@@ -83,9 +83,18 @@ def of_config(config) -> Sampling:
 
 @flax.struct.dataclass
 class RolloutState:
-  """A video in progress: its cache, and its latest frame [B, H, W, C]."""
+  """A video in progress: its cache, its latest frame [B, H, W, C], and where
+  that one's view heads, [B] (Conditioning.heading)."""
   cache: kv_cache.KVCache | recurrent.RecurrentState
   last_frame: jax.Array
+  heading: jax.Array
+
+  def next(self, cache, frames_BFHWC, conditioning) -> 'RolloutState':
+    """After frames whose heading the conditioning has, if they have any."""
+    heading = conditioning.heading
+    return RolloutState(
+        cache, frames_BFHWC[:, -1],
+        self.heading if heading is None else heading[:, -1])
 
 
 class _Chunk(NamedTuple):
@@ -123,8 +132,8 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
   velocity_fn = _guided(velocity_fn, sampling, conditioning)
   _check_batch(cache, sampling, len(context_BFHWC))
   image = batches.image_before_chunks(context_BFHWC, sampling.chunk)
-  conditioning = conditioning.with_image(*image)
-  frames = context_BFHWC.shape[1]
+  conditioning = conditioning.headed().with_image(*image)
+  batch, frames = context_BFHWC.shape[:2]
 
   def write(cache, first, size):
     return _written(
@@ -138,7 +147,8 @@ def start(velocity_fn, params, cache, context_BFHWC, conditioning: Conditioning,
     cache, _ = jax.lax.scan(
         lambda cache, i: (write(cache, i * sampling.chunk, sampling.chunk), ()),
         cache, jnp.arange(_num_chunks(frames, sampling.chunk)))
-  return jax.lax.stop_gradient(RolloutState(cache, context_BFHWC[:, -1]))
+  state = RolloutState(cache, context_BFHWC[:, -1], jnp.zeros(batch))
+  return jax.lax.stop_gradient(state.next(cache, context_BFHWC, conditioning))
 
 
 def tell(velocity_fn, params, state: RolloutState, chunk_BFHWC,
@@ -151,11 +161,12 @@ def tell(velocity_fn, params, state: RolloutState, chunk_BFHWC,
     (others: as in `generate_chunk`.)
   """
   _check_batch(state.cache, sampling, len(chunk_BFHWC))
+  conditioning = conditioning.headed(state.heading)
   cache = _written(
       _guided(velocity_fn, sampling, conditioning), params, state.cache,
       chunk_BFHWC, conditioning.with_image(*_image(state, chunk_BFHWC)),
       sampling)
-  return jax.lax.stop_gradient(RolloutState(cache, chunk_BFHWC[:, -1]))
+  return jax.lax.stop_gradient(state.next(cache, chunk_BFHWC, conditioning))
 
 
 def _written(velocity_fn, params, cache, x_BFHWC, conditioning, sampling):
@@ -199,7 +210,8 @@ def _generate_chunk(velocity_fn, params, state, noise_BFHWC, conditioning,
                     sampling, exit_step, rng) -> tuple[RolloutState, _Chunk]:
   """As `generate_chunk`, of a velocity_fn with guidance; more is returned."""
   frames = noise_BFHWC.shape[:2]
-  conditioning = conditioning.with_image(*_image(state, noise_BFHWC))
+  conditioning = conditioning.headed(state.heading).with_image(
+      *_image(state, noise_BFHWC))
   num_steps = len(sampling.sigmas)
   # The noise level of every pass; the last one is of the clean chunk.
   sigmas = jnp.append(jnp.asarray(sampling.sigmas), sampling.context_sigma)
@@ -230,7 +242,7 @@ def _generate_chunk(velocity_fn, params, state, noise_BFHWC, conditioning,
       jax.eval_shape(lambda: one_pass(0, (noise_BFHWC, noise_BFHWC, None))[2]))
   x, x0, kv = jax.lax.fori_loop(
       0, exit_step + 2, one_pass, (noise_BFHWC, noise_BFHWC, nothing))
-  return (RolloutState(state.cache.append(kv), x0[:, -1]),
+  return (state.next(state.cache.append(kv), x0, conditioning),
           _Chunk(x0, x, kv))
 
 
@@ -263,6 +275,7 @@ def rollout(velocity_fn, params, state: RolloutState, noise_BFHWC,
   _check_exit_step(exit_step, sampling, num_chunks)
   _check_batch(state.cache, sampling, len(noise_BFHWC))
   exit_steps = jnp.broadcast_to(exit_step, (num_chunks,))
+  conditioning = conditioning.headed(state.heading)
   velocity_fn = _guided(velocity_fn, sampling, conditioning)
   frozen, state, noise_BFHWC = jax.lax.stop_gradient(
       (params, state, noise_BFHWC))

@@ -41,6 +41,8 @@ class LayerInputs(NamedTuple):
     mixture: of the call's own frames, instead of a mask; or None.
     texts: int32 [B, F], which of G texts each frame reads, or None.
     slots: of a cache that is recalled from: frame [S], position [S], length.
+    directions: of rope.directions, [B, F, N, D/2], or None. Cached keys have
+      been turned by theirs.
   """
   modulation: jax.Array
   text: jax.Array | None
@@ -51,6 +53,7 @@ class LayerInputs(NamedTuple):
   mixture: moc.Mixture | None = None
   texts: jax.Array | None = None
   slots: tuple[jax.Array, ...] | None = None
+  directions: jax.Array | None = None
 
 
 class OfLayer(NamedTuple):
@@ -94,6 +97,8 @@ class SelfAttention(nn.Module):
     q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
     k = heads(RMSNorm(name='norm_k')(dense('k')(x_BFNC)))
     v = heads(dense('v')(x_BFNC))
+    if inputs.directions is not None:
+      q, k = (rope.rotate(x, inputs.directions) for x in (q, k))
     q_roped = rope.rotate(q, inputs.angles)
     keys, values = rope.rotate(k, inputs.angles), v
     if self.recall is not None:

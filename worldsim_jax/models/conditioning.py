@@ -10,8 +10,14 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-PER_FRAME = ('actions', 'actions_mask', 'image', 'image_mask', 'concatenated')
+from worldsim_jax.data.actions import ActionSpace
+
+PER_FRAME = ('actions', 'actions_mask', 'heading', 'image', 'image_mask',
+             'concatenated')
+_SPACE = ActionSpace()
+_TURN = _SPACE.names.index('turn')
 
 
 @flax.struct.dataclass
@@ -25,6 +31,9 @@ class Conditioning:
     actions: [B, F, A], normalised; the action that led to each latent frame (of
       all its pixel frames, side by side).
     actions_mask: [B, F], 1 where actions are known.
+    heading: [B, F], radians to the left that the view has turned by since the
+      stream began: the sum of the turns, which are obeyed exactly. Left out, it
+      is counted from the first frame that there is.
     image: clean latents [B, F, H, W, C] that each frame should continue from:
       for a generated frame, the latest frame before its chunk.
     image_mask: [B, F], 1 where such a frame exists; between 0 and 1 where it
@@ -38,6 +47,7 @@ class Conditioning:
   text: jax.Array | None = None
   actions: jax.Array | None = None
   actions_mask: jax.Array | None = None
+  heading: jax.Array | None = None
   image: jax.Array | None = None
   image_mask: jax.Array | None = None
   concatenated: jax.Array | None = None
@@ -48,6 +58,24 @@ class Conditioning:
     return self.replace(
         actions_mask=_known(self.actions, self.actions_mask),
         image_mask=_known(self.image, self.image_mask))
+
+  def headed(self, before_B=0.) -> 'Conditioning':
+    """With the heading of each frame, if there are actions to add up.
+
+    Args:
+      before_B: [B], that of the frame before the first one here.
+    """
+    if self.actions is None or self.heading is not None:
+      return self
+    turn_BFP = self.known_actions()[..., _TURN::len(_SPACE.names)]
+    heading = jnp.cumsum(turn_BFP.sum(axis=2), axis=1)
+    return self.replace(
+        heading=jnp.reshape(before_B, (-1, 1))
+        + heading * np.radians(_SPACE.scale[_TURN]))
+
+  def known_heading(self):
+    """The heading [B, F], zero where actions are unknown."""
+    return jnp.where(self.actions_mask > 0, self.headed().heading, 0.)
 
   def completed(self, x_BFHWC, *, text_dim: int, action_dim: int,
                 image: bool) -> 'Conditioning':
@@ -72,6 +100,8 @@ class Conditioning:
 
   def known_actions(self):
     """The actions [B, F, A], zero where they are unknown."""
+    if self.actions_mask is None:
+      return self.actions
     return jnp.where(self.actions_mask[..., None] > 0, self.actions, 0.)
 
   def frames(self, start, size: int) -> 'Conditioning':

@@ -50,6 +50,7 @@ import numpy as np
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import residual
 from worldsim_jax.models import blocks
+from worldsim_jax.models import patches
 from worldsim_jax.models import transformer
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.parallel import layout
@@ -215,7 +216,7 @@ class RecurrentDenoiser(nn.Module):
       channels += [given.known_image(),
                    jnp.broadcast_to(mask, (*seen_BFHWC.shape[:-1], 1))]
     if self.coordinates:
-      channels += transformer.coordinates(seen_BFHWC)
+      channels += patches.coordinates(seen_BFHWC)
     return jnp.concatenate(channels, axis=-1)
 
   def _first_state(self, e_BFHWD, cache):

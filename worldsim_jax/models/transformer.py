@@ -43,6 +43,7 @@ from worldsim_jax.attention import rope
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import residual
 from worldsim_jax.models import blocks
+from worldsim_jax.models import patches
 from worldsim_jax.models import remat
 from worldsim_jax.models.conditioning import Conditioning
 from worldsim_jax.parallel import layout
@@ -78,6 +79,9 @@ class VideoTransformer(nn.Module):
       positions tell distances only, but what walking forward does to a pixel
       depends on where it is.
     steered: whether the embedding of the image is linear in the actions, too.
+    compass: the picture's horizontal field of view in degrees, with which
+      attention knows which tokens look the same way (rope.directions,
+      Conditioning.heading); 0 without.
     parameterization: 'velocity' or 'residual' (needs the image stream).
     residual_std: 'residual' only: standard deviation of frame - image.
     gate_init: mean of the residual gates at initialisation. Wan's is 0, which
@@ -104,6 +108,7 @@ class VideoTransformer(nn.Module):
   image_halo: int = 0
   coordinates: bool = False
   steered: bool = False
+  compass: float = 0.
   parameterization: str = 'velocity'
   residual_std: float = 0.7
   gate_init: float = 0.
@@ -152,7 +157,7 @@ class VideoTransformer(nn.Module):
     if self.concatenated_channels:
       seen = jnp.concatenate([seen, conditioning.concatenated], axis=-1)
     tokens = self._dense(self.dim, 'patch_embedding')(
-        patchify(seen, self.patch).astype(dtype))
+        patches.patchify(seen, self.patch).astype(dtype))
     tokens += self._image_tokens(conditioning)
     tokens = layout.constrain_tokens(tokens.astype(
         jnp.float32 if self.policy == 'wan' else dtype))
@@ -165,8 +170,8 @@ class VideoTransformer(nn.Module):
         recall=cache and cache.recall, grid=grid)
     tokens, (kv, read_LBFNC) = layers(tokens, *self._inputs(
         modulation, conditioning, frames, grid, context, cache))
-    patches = self._head(tokens, e)
-    out = unpatchify(patches.astype(jnp.float32), grid, self.patch)
+    out = patches.unpatchify(
+        self._head(tokens, e).astype(jnp.float32), grid, self.patch)
     if is_residual:
       out = residual.velocity(out, x_BFHWC, *residual_args)
     read = [read_LBFNC[i] for i in read_after]
@@ -184,6 +189,12 @@ class VideoTransformer(nn.Module):
     if self.parameterization == 'residual' and not self.image:
       raise ValueError("parameterization='residual' corrects an image: it "
                        'needs config.model.image=True.')
+    if self.compass and not self.action_dim:
+      raise ValueError(f'config.model.compass={self.compass} adds up turns: '
+                       'it needs config.data.actions=True.')
+    if not 0 <= self.compass < 180:
+      raise ValueError(f'config.model.compass={self.compass} must be a field '
+                       'of view, more than 0 and less than 180 degrees, or 0.')
     if self.clip_dim and not self.text_dim:
       raise ValueError('tokens of a picture are read beside text: '
                        f'clip_dim={self.clip_dim} needs a text_dim '
@@ -216,7 +227,8 @@ class VideoTransformer(nn.Module):
         modulation, self._text(conditioning),
         *self._positions(frames, grid, context, cache),
         self._clip(conditioning), mixture and mixture.replace(rng_BH=None),
-        context and context.texts, _slots(context, cache))
+        context and context.texts, _slots(context, cache),
+        self._directions(conditioning, grid))
 
   def _mixture(self, context, cache):
     if context is None or context.mixture is None:
@@ -271,15 +283,15 @@ class VideoTransformer(nn.Module):
         conditioning.image_mask[:, :, None, None, None], (*image.shape[:-1], 1))
     channels = [image, known]
     if self.coordinates:
-      channels += coordinates(image)
-    patches = patchify(
+      channels += patches.coordinates(image)
+    p_BFNC = patches.patchify(
         jnp.concatenate(channels, axis=-1), self.patch, self.image_halo)
     if self.steered and self.action_dim:  # Eq. (1), as one product.
       a = conditioning.known_actions()[:, :, None]
-      patches = jnp.concatenate([patches] + [
-          a[..., i:i + 1] * patches for i in range(self.action_dim)], axis=-1)
+      p_BFNC = jnp.concatenate([p_BFNC] + [
+          a[..., i:i + 1] * p_BFNC for i in range(self.action_dim)], axis=-1)
     return self._dense(self.dim, 'image_embedding', nn.initializers.zeros)(
-        patches.astype(self.dtype))
+        p_BFNC.astype(self.dtype))
 
   def _text(self, conditioning):
     if not self.text_dim:
@@ -313,6 +325,12 @@ class VideoTransformer(nn.Module):
     return (angles(cache.next_positions(frames)),
             angles(cache.slot_positions()),
             jnp.concatenate([past, own], axis=1))
+
+  def _directions(self, conditioning, grid):
+    if not self.compass:
+      return None
+    return rope.directions(conditioning.known_heading(), *grid,
+                           self.dim // self.num_heads, self.compass)
 
   def _head(self, x_BFNC, e):
     table = self.param('head_modulation',
@@ -350,46 +368,9 @@ def _speaks_of(context, cache) -> bool:
   return len(context.mask[0]) == cache.num_slots + len(context.mask)
 
 
-def coordinates(like_BFHWC):
-  """Row and column of each latent pixel, -1 to 1: two [B, F, H, W, 1]."""
-  shape = (*like_BFHWC.shape[:-1], 1)
-  row, column = (jnp.linspace(-1., 1., size) for size in shape[2:4])
-  return [jnp.broadcast_to(row[:, None, None], shape),
-          jnp.broadcast_to(column[:, None], shape)]
-
-
 def sinusoid(timesteps_BF, size: int):
   """[cos(t f_i), sin(t f_i)], f_i = 10000^(-2i / size); [B, F, size]."""
   half = size // 2
   frequencies = 10_000. ** (-jnp.arange(half) / half)
   angle = timesteps_BF[..., None].astype(jnp.float32) * frequencies
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-
-
-def patchify(x_BFHWC, patch, halo: int = 0):
-  """[B, F, H, W, C] -> [B, F, N, p q C], tokens row by row.
-
-  With a halo, a token also holds that many latent pixels on each side of its
-  patch, zeros beyond the border: (p + 2 halo) (q + 2 halo) C channels.
-  """
-  b, f, h, w, c = x_BFHWC.shape
-  p, q = patch
-  if h % p or w % q:
-    raise ValueError(f'patch={patch} must divide the latent size {(h, w)} '
-                     '(config.model.patch).')
-  rows, columns = (
-      np.arange(size // step)[:, None] * step + np.arange(step + 2 * halo)
-      for size, step in ((h, p), (w, q)))
-  padded = jnp.pad(
-      x_BFHWC, ((0, 0), (0, 0), (halo, halo), (halo, halo), (0, 0)))
-  x = padded[:, :, rows][:, :, :, :, columns]  # [B, F, h/p, p', w/q, q', C]
-  x = x.transpose(0, 1, 2, 4, 3, 5, 6)
-  return x.reshape(b, f, rows.shape[0] * columns.shape[0], -1)
-
-
-def unpatchify(x_BFNC, grid, patch):
-  """The inverse of `patchify`."""
-  b, f = x_BFNC.shape[:2]
-  (h, w), (p, q) = grid, patch
-  x = x_BFNC.reshape(b, f, h, w, p, q, -1).transpose(0, 1, 2, 4, 3, 5, 6)
-  return x.reshape(b, f, h * p, w * q, -1)

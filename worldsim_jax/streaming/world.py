@@ -231,7 +231,8 @@ class World:
                        'needs config.student.context_frames > 0')
     size = (*build.latent_size(self.config), self.model.latent_channels)
     return rollout.RolloutState(
-        build.new_cache(self._own_config, batch), jnp.zeros((batch, *size)))
+        build.new_cache(self._own_config, batch), jnp.zeros((batch, *size)),
+        jnp.zeros(batch))
 
   def advance(self, variables, session: Session, actions_BPA):
     """Makes the next chunk; pure.

@@ -54,7 +54,8 @@ _OF_THE_SUITE = frozenset({
     'walk_maps', 'exports', 'matrix', 'matrix_delay'})
 # Keys that came later count where they are used: older checkpoints lack them.
 _LATER = {'data.shots': 1, 'data.shot_captions': False, 'data.monsters': False,
-          'student.step': 'renoise', 'text.per_shot': False}
+          'student.step': 'renoise', 'text.per_shot': False,
+          'model.compass': 0.}
 _LATER_OF_STAGES = {
     'divergence': 'dmd', 'score_weight': 'normalised', 'critic_warmup': 0,
     'clean_level': False, 'exit_steps': 'shared', 'gradient_frames': 0,
