@@ -3,16 +3,15 @@
 A bidirectional model is trained on whole films, first with dense attention,
 then reading its own shot, its caption and 5 chunks of earlier shots' tokens:
 chunks of 10240, 5120, 2560, then 1280, as published. 8 shots of 97 frames, 12 a
-second, 480x480 pixels: 180,000 tokens. `:wan` is 480x832, 8 a second, shots of
-57 frames; 187,200 tokens, 3 chunks of a latent frame (1560), as Wan-1.3B has
-it. `:published` begins with weights/wan_1_3b.
+second, 480x480 pixels: 180,000 tokens. `:wan`: 480x832, 8 a second, 57 frames a
+shot, 187,200 tokens, 3 chunks of a latent frame; `:published`: from wan_1_3b's.
 
 Command:  python -m worldsim_jax.main --config=configs/moc_minute.py \
             --workdir=runs/moc_minute --config.data.latents=LATENTS
           python -m worldsim_jax.main --mode=sample --source=runs/moc_minute \
             --prompt='a shot | the next | ...'
 Machine:  slices that it fits are in README; time, quality: not yet measured.
-Laptop:   --config=configs/moc_minute.py:tiny
+Laptop:   --config=configs/moc_minute.py:tiny (2 CPU cores: see docs/moc.md)
 """
 
 from configs import arguments
@@ -33,7 +32,7 @@ def get_config(arg: str = '') -> ConfigDict:
       height=480, width=832 if is_wan else 480, shots=SHOTS, shot_captions=True,
       frames_per_second=8. if is_wan else 12.,
       num_frames=SHOTS * (57 if is_wan else 97)))
-  config.text.per_shot = True
+  config.text.per_shot = 'tiny' not in words
   config.student.update(dict(context_frames=1, chunk=1))
   names = _stages(config, (0,) if is_wan else CHUNKS, 3 if is_wan else 5)
   for name in names:
@@ -43,16 +42,17 @@ def get_config(arg: str = '') -> ConfigDict:
     config[name].optimizer.update(dict(
         learning_rate=9e-5, b2=0.999, schedule='constant'))
   config.stages = ('tokenizer', *names)
-  config.mesh.update(dict(data=1, fsdp=-1, context=4))
   if 'tiny' in words:
     _tiny(config, names)
+  else:
+    config.mesh.update(dict(data=1, fsdp=-1, context=4))
   if 'published' in words:
     config.teacher.weights = 'weights/wan_1_3b'
   return config
 
 
 def _stages(config, chunks, top_k: int):
-  """Adds a stage for each length of a chunk; returns all, dense one first."""
+  """Adds a stage for each length of a chunk; all names, dense first."""
   names = ['teacher']
   for chunk in chunks:
     name = f'moc_{chunk or "frame"}'
@@ -66,12 +66,10 @@ def _tiny(config, names):
   """Films of a minute at laptop size: 136 frames, 12 tokens each."""
   wan.tiny(config)
   quickstart.fast_tokenizer(config, latent_channels=16)
-  config.data.update(dict(
-      num_frames=SHOTS * 17, tics_per_frame=16, frames_per_second=2.1875,
-      generated_train_maps=16, generated_test_maps=4))
+  config.data.update(dict(num_frames=SHOTS * 17, tics_per_frame=16,
+                          frames_per_second=2.1875, generated_train_maps=16))
   config.model.update(dict(
       dim=128, ffn_dim=512, num_layers=4, dtype='float32', remat='none'))
-  config.text.per_shot = False
   for name, chunk in zip(names, (0, 192, 96, 48, 24)):
     if config[name].moc.get('chunk'):
       config[name].moc.chunk = chunk
@@ -79,4 +77,4 @@ def _tiny(config, names):
         num_steps=40 if chunk else 240, clip_frames=SHOTS * 17))
     config[name].optimizer.update(dict(learning_rate=1e-3, warmup_steps=10))
   config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
-  config.mesh.update(dict(data=-1, fsdp=1, context=1))
+  config.mesh.update(dict(data=-1, fsdp=1))
