@@ -54,13 +54,16 @@ def _ratios(rows) -> str:
 
 def _schedules(rows) -> str:
   kernels = list(dict.fromkeys(row['kernel'] for row in rows))
-  share = {(row['chip'], row['tile'], row['block'], row['kernel']):
-           row['mxu_share'] for row in rows}
+  share = {(row['chip'], row['tile'], row['block'], row['kernel']): (
+      row['mxu_share'],
+      min(1, row['ideal_cycles'] / (row['cycles'] + row['loop'])))
+           for row in rows}
   sizes = dict.fromkeys(key[:3] for key in share)
   return pages.markdown(
       ['chip', 'tile x block', *[f'`{k}`' for k in kernels]],
       [[chip, f'{tile} x {block}',
-        *[f'{share[chip, tile, block, k]:.0%}' for k in kernels]]
+        *['{:.0%} ({:.0%})'.format(*share[chip, tile, block, k])
+          for k in kernels]]
        for chip, tile, block in sizes])
 
 
