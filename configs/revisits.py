@@ -22,7 +22,7 @@ from configs import quickstart
 from configs import stages
 from ml_collections import ConfigDict
 
-CLIP = 24  # frames: 5.5 s
+CLIP = 24  # frames: 11 s
 # Steps of equal FLOPs in all: 86.9, 63.1 and 67.5 GFLOP each.
 PASTS = {'all': 400, 'window': 551, 'recall': 515}
 
@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config = quickstart.get_config('smoke' if is_tiny else '')
   clip = 8 if is_tiny else CLIP
   config.data.update(dict(
-      policy='lookout', tics_per_frame=8, frames_per_second=4.375,
+      policy='lookout', tics_per_frame=16, frames_per_second=2.1875,
       train_episodes=8, num_frames=24 if is_tiny else 2 * CLIP))
   config.model.compass = 90.
   config.student.step = 'euler'

@@ -109,7 +109,7 @@ class LookoutTest(parameterized.TestCase):
     pose = film('gen:7', 'lookout', frames, tics)['pose']
     self.assertFalse(np.any(np.diff(pose[:, :3], axis=0)))
     turns = (np.diff(pose[:, 3]) + 180) % 360 - 180
-    steps = turns / tics  # degrees in units of the least turn
+    steps = turns / (7.5 * tics / 4)  # in units of the least turn
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-2)
     self.assertSetEqual(set(np.round(steps)), {-2, -1, 1, 2})
     found = revisits.pairs(

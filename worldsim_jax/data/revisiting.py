@@ -174,7 +174,7 @@ class Lookout:
   a view is seen again exactly, at times that nobody can foresee.
   """
 
-  turns = (-8.0, -4.0, 4.0, 8.0)  # degrees per frame
+  turns = (-15.0, -7.5, 7.5, 15.0)  # degrees per frame
   hold = (4, 10)  # frames
 
   def __init__(self, grid, seed, pace=1.0, num_frames=None):
