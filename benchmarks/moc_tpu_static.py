@@ -5,7 +5,8 @@ is of one tile with one whole block, beside what the matrix units alone need,
 
   ideal = products · 2 · tile · block · D / (FLOP per cycle of a core)
 
-with 2 products forwards, 3 for dq and 4 for dk and dv, bf16 and D = 128.
+with 2 products forwards, 3 for dq and 4 for dk and dv (of anchors, and of
+chunks: `of_runs`), bf16 and D = 128.
 Nothing is measured: these are lengths of programs. `spills` are stores to free
 a register, `loop` the cycles that a step of the grid adds.
 
@@ -31,7 +32,7 @@ from worldsim_jax.errors import UserError
 CHIPS = {'v5e:1x1': 4 * 2 * 128**2, 'v5p:2x2x1': 4 * 2 * 128**2,
          'v6e:1x1': 2 * 2 * 256**2, 'tpu7x:2x2x1': 2 * 2 * 256**2}
 SIZES = ((512, 256), (512, 512), (1024, 512), (1024, 1024))
-PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4}
+PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4, 'moc_dkv_of_runs': 4}
 DIM = 128
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -144,11 +145,14 @@ def compile_kernels(topology: str, tile: int, block: int):
   kind = mesh.devices.flat[0].device_kind
   part = blocks_lib.of_kind(kind).part
   made = pallas_tpu.executor(tile, block, part)
+  of_runs = pallas_tpu.executor(tile, block, part, runs=True)
   with jax.set_mesh(mesh):
     for fn, args in (
         (made.forward, (q, keys, ranges(tiles, 3))),
         (made.backward_queries, (q, keys, ranges(tiles, 3), q, row, row)),
-        (made.backward_keys, (q, keys, ranges(blocks, 1), q, row, row))):
+        (made.backward_keys, (q, keys, ranges(blocks, 1), q, row, row)),
+        (of_runs.backward_keys, (q, keys, ranges(blocks, 1), q, row, row,
+                                 ranges(tiles, 1)))):
       jax.jit(fn).lower(*args).compile()
 
 

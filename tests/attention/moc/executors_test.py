@@ -58,11 +58,11 @@ def outputs(executor, q, keys, read, back, do, lse=None):
   delta = jnp.sum(out.astype(jnp.float32) * do.astype(jnp.float32), -1)
   args = do, lse, delta
   dq = executor.backward_queries(q, keys, read, *args)
-  dk, dv = executor.backward_keys(q, keys, back, *args)
+  dk, dv = executor.backward_keys(q, keys, back, *args, read)
   is_token = jnp.repeat(
       jnp.arange(dk.shape[1]) % executor.block
       < jnp.repeat(jnp.asarray(keys.valid), executor.block, axis=1),
-      G // M, axis=0)[..., None]
+      G // len(keys.valid), axis=0)[..., None]
   return out, own_lse, dq, *(jnp.where(is_token, x, 0) for x in (dk, dv))
 
 
@@ -94,6 +94,31 @@ class ExecutorsTest(parameterized.TestCase):
     # Sums of some hundred products of 1/16 in 8 bits; p is rounded as well.
     self.check(pallas_tpu.executor(128, 128, interpret=True), 3, 128, 128,
                dtype=jnp.bfloat16, atol=2e-2)
+
+  @parameterized.parameters(jnp.float32, jnp.bfloat16)
+  def test_tpu_kernels_go_through_the_tiles_of_chunks(self, dtype):
+    # Chunks of 2, 1, 0 and 2 blocks, read by 3, 1, 0 and 0 tiles; a tile that
+    # is not used; and all of it of another head, whose first chunk has none.
+    first, count = np.int32([0, 2, 3, 3]), np.int32([2, 1, 0, 2])
+    chunk_of_tile = np.array([[0, 0, 0, 1, 2], [1, 1, 3, 3, 3]])
+    at = lambda x: np.repeat(x[chunk_of_tile], 2, axis=0)[..., None]
+    read = packing.Ranges(at(first), at(count))
+    q, keys, _ = drawn(5, 128, 128, tiles=5, dtype=dtype)
+    keys = keys._replace(valid=np.repeat(keys.valid, 2, axis=0))
+    tiles = np.zeros((G, 5, 5), bool)
+    for g, t in np.ndindex(G, 5):
+      begin = read.start[g, t, 0]
+      tiles[g, begin:begin + read.count[g, t, 0], t] = True
+    back = packing.Ranges(*(np.int32(x)[..., None] for x in (
+        tiles.argmax(-1), tiles.sum(-1))))
+    do = jax.random.normal(jax.random.key(0), q.shape, dtype) / 4
+    found, expected = (
+        jax.jit(functools.partial(outputs, executor))(q, keys, read, back, do)
+        for executor in (
+            pallas_tpu.executor(128, 128, interpret=True, runs=True),
+            pallas_tpu.executor(128, 128, interpret=True)))
+    for ours, its in zip(found, expected):
+      np.testing.assert_array_equal(ours, its)  # In the same order.
 
   @parameterized.parameters((0, 32, 16, 64), (1, 16, 32, 128))
   def test_gpu_kernels_equal_the_loops(self, seed, tile, block, dim):

@@ -229,4 +229,5 @@ def _executors(implementation: str, blocks: blocks_lib.Blocks, interpret):
     return [xla.executor(*size) for size in sizes]
   if layout.platform() == 'gpu':
     return [pallas_gpu.executor(*size) for size in sizes]
-  return [pallas_tpu.executor(*size, blocks.part, interpret) for size in sizes]
+  return [pallas_tpu.executor(*size, blocks.part, interpret, runs)
+          for size, runs in zip(sizes, (False, True))]

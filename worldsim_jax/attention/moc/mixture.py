@@ -118,7 +118,7 @@ def _branch_gradients(executor, q, k, v, of_queries, token, keys, read,
   rows = [packing.take(x, token) for x in (q, *of_queries)]
   keys = _keys(k, v, keys)
   return (executor.backward_queries(rows[0], keys, read, *rows[1:]),
-          *executor.backward_keys(rows[0], keys, readers, *rows[1:]))
+          *executor.backward_keys(rows[0], keys, readers, *rows[1:], read))
 
 
 def _of_tokens(of_rows, row_MT):

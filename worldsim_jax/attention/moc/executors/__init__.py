@@ -43,8 +43,8 @@ class Executor(NamedTuple):
     forward: (q [G, Q, D], Keys, Ranges of tiles) -> (o [G, Q, D] in the dtype
       of q, lse float32 [G, Q]).
     backward_queries: (q, Keys, Ranges of tiles, do, lse, delta) -> dq, float32.
-    backward_keys: (q, Keys, Ranges of blocks, do, lse, delta) -> (dk, dv),
-      float32.
+    backward_keys: (q, Keys, Ranges of blocks, do, lse, delta, Ranges of tiles)
+      -> (dk, dv), float32; an executor goes by the one or by the other.
     tile, block: rows of a tile of queries and of a block of keys.
   """
   forward: Callable

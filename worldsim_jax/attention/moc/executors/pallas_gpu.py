@@ -61,9 +61,10 @@ def backward_queries(q_GQD, keys: executors.Keys, read: packing.Ranges,
 
 
 def backward_keys(q_GQD, keys: executors.Keys, readers: packing.Ranges,
-                  do_GQD, lse_GQ, delta_GQ, *, tile: int, block: int,
+                  do_GQD, lse_GQ, delta_GQ, read=None, *, tile: int, block: int,
                   interpret: bool):
   """See executors.Executor."""
+  del read
   return _call(
       functools.partial(_dkv_kernel, tile=tile), 'moc_dkv', len(q_GQD), keys,
       readers, block, interpret,

@@ -3,7 +3,10 @@
 Grid: (head of a sample, tile, nth block that the tile reads); which block that
 is comes from the tables of ranges in SMEM, so that blocks are fetched while the
 previous one is in work. The last dimension is as long as the longest list; a
-shorter one stays at its last block, which costs neither a copy nor a product.
+shorter one stays at its last block, which costs neither a copy nor a product,
+but a step of the grid. Where a few chunks are chosen by most queries, lists of
+who reads a block would differ by the hundred, so dk and dv of chunks go through
+the tiles instead (`backward_keys_of_runs`).
 
 Logits are held transposed, sᵀ = K Qᵀ [block, tile]: then the running maximum
 and sum of a query are rows [1, tile], reductions go down the sublanes, and
@@ -34,14 +37,16 @@ _NT = (((1,), (1,)), ((), ()))  # a bᵀ
 _NN = (((1,), (0,)), ((), ()))  # a b
 
 
-def executor(tile: int, block: int, part: int = PART,
-             interpret=False) -> executors.Executor:
+def executor(tile: int, block: int, part: int = PART, interpret=False,
+             runs: bool = False) -> executors.Executor:
   """Of tiles and blocks of these sizes, multiples of 128.
 
   Args:
     tile, block: rows of queries and of keys that a kernel works on at a time.
     part: keys of a block that the forward kernel sums up at a time: as many as
       the matrix unit is wide.
+    runs: whether each tile reads one range, the same ones side by side, as
+      `gather` has them.
     interpret: as of pallas_call: True to run the program anywhere, or
       pltpu.InterpretParams to simulate the memories, too.
   """
@@ -49,7 +54,8 @@ def executor(tile: int, block: int, part: int = PART,
       f, tile=tile, block=block, interpret=interpret)
   return executors.Executor(
       functools.partial(bound(forward), part=min(part, block)),
-      bound(backward_queries), bound(backward_keys), tile, block)
+      bound(backward_queries),
+      bound(backward_keys_of_runs if runs else backward_keys), tile, block)
 
 
 def forward(q_GQD, keys: executors.Keys, read: packing.Ranges, *, tile: int,
@@ -88,9 +94,10 @@ def backward_queries(q_GQD, keys: executors.Keys, read: packing.Ranges,
 
 
 def backward_keys(q_GQD, keys: executors.Keys, readers: packing.Ranges,
-                  do_GQD, lse_GQ, delta_GQ, *, tile: int, block: int,
+                  do_GQD, lse_GQ, delta_GQ, read=None, *, tile: int, block: int,
                   interpret):
   """See executors.Executor."""
+  del read
   heads, _, dim = keys.k.shape
   run = _Call('moc_dkv', heads, keys, readers, interpret)
   dk, dv = run(
@@ -103,6 +110,61 @@ def backward_keys(q_GQD, keys: executors.Keys, readers: packing.Ranges,
       operands=(keys.k, keys.v, q_GQD, do_GQD, lse_GQ[:, None],
                 delta_GQ[:, None]))
   return dk, dv
+
+
+def backward_keys_of_runs(q_GQD, keys: executors.Keys,
+                          readers: packing.Ranges, do_GQD, lse_GQ, delta_GQ,
+                          read: packing.Ranges, *, tile: int, block: int,
+                          interpret):
+  """See executors.Executor; for tiles of one range, same ones side by side.
+
+  Grid: (head, jth block of a tile's range, tile). The tiles that read a block
+  follow each other, and their sum stays in VMEM meanwhile; a tile without a
+  jth block writes to a block behind the last one.
+  """
+  heads, _, dim = keys.k.shape
+  tables, tiles, _ = read.start.shape
+  blocks = keys.valid.shape[1]
+  at = lambda g, t: executors.table_of(g, heads, tables) * tiles + t
+
+  def nth(g, j, t, start_ref, count_ref):
+    i = at(g, t)
+    return jnp.where(j < count_ref[i], start_ref[i] + j, blocks)
+
+  def kernel(start_ref, count_ref, *refs):
+    g, j, t = (pl.program_id(axis) for axis in range(3))
+    own = nth(g, j, t, start_ref, count_ref)
+    before = nth(g, j, jnp.maximum(t - 1, 0), start_ref, count_ref)
+    after = nth(g, j, jnp.minimum(t + 1, tiles - 1), start_ref, count_ref)
+    _dkv_kernel(_Turn((t == 0) | (before != own), own < blocks,
+                      (t == tiles - 1) | (after != own)), None, *refs)
+
+  of_tile = lambda spec: pl.BlockSpec(spec[0], lambda g, j, t, *_: spec[1](
+      g, t))
+  keys_spec = pl.BlockSpec((1, block, dim), lambda g, j, t, *refs: (
+      g, jnp.minimum(nth(g, j, t, *refs), blocks - 1), 0))
+  sums = pl.BlockSpec((1, block, dim), lambda g, j, t, *refs: (
+      g, nth(g, j, t, *refs), 0))
+  found = pl.pallas_call(
+      kernel,
+      grid_spec=pltpu.PrefetchScalarGridSpec(
+          num_scalar_prefetch=2,
+          grid=(heads, jnp.maximum(read.count.max(), 1), tiles),
+          in_specs=[keys_spec, keys_spec, *map(of_tile, (
+              _whole(tile, dim), _whole(tile, dim), _row(tile), _row(tile)))],
+          out_specs=[sums, sums],
+          scratch_shapes=[pltpu.VMEM((block, dim), jnp.float32)] * 2),
+      out_shape=[jax.ShapeDtypeStruct(
+          (heads, (blocks + 1) * block, dim), jnp.float32)] * 2,
+      compiler_params=pltpu.CompilerParams(
+          dimension_semantics=('parallel', 'parallel', 'arbitrary')),
+      name='moc_dkv_of_runs', interpret=interpret,
+  )(read.start.ravel(), read.count.ravel(), keys.k, keys.v, q_GQD, do_GQD,
+    lse_GQ[:, None], delta_GQ[:, None])
+  # A block that nobody reads has not been written.
+  is_read = jnp.repeat(readers.count.sum(axis=-1) > 0, block, axis=1)
+  is_read = jnp.repeat(is_read, heads // tables, axis=0)[..., None]
+  return [jnp.where(is_read, x[:, :blocks * block], 0.) for x in found]
 
 
 class _Call:
@@ -165,17 +227,17 @@ class _Call:
     g, t, n = (pl.program_id(axis) for axis in range(3))
     _, count = self._lists(g, t, *scalars[:2])
     m = executors.table_of(g, self._heads, self._valid_tables)
-    kernel(_Turn(n, sum(count), pl.num_programs(2)), lambda: scalars[2][
+    turn = _Turn(n == 0, n < sum(count), n == pl.num_programs(2) - 1)
+    kernel(turn, lambda: scalars[2][
         m * self._blocks + self._nth(g, t, n, *scalars)], *refs)
 
 
 class _Turn:
-  """Where in its list a tile is."""
+  """Whether a step begins a sum, adds to it, ends it."""
 
-  def __init__(self, n, count, turns):
-    self.is_first = pl.when(n == 0)
-    self.is_needed = n < count
-    self.is_last = pl.when(n == turns - 1)
+  def __init__(self, is_first, is_needed, is_last):
+    self.is_needed = is_needed
+    self.is_first, self.is_last = pl.when(is_first), pl.when(is_last)
 
 
 def _forward_kernel(turn, valid, q_ref, k_ref, vt_ref, out_ref, lse_ref,

@@ -85,8 +85,10 @@ def backward_queries(q_GQD, keys: executors.Keys, read: packing.Ranges,
 
 
 def backward_keys(q_GQD, keys: executors.Keys, readers: packing.Ranges,
-                  do_GQD, lse_GQ, delta_GQ, *, tile: int, block: int):
+                  do_GQD, lse_GQ, delta_GQ, read=None, *, tile: int,
+                  block: int):
   """See executors.Executor."""
+  del read
   heads, rows, dim = keys.k.shape
 
   def of_block(at):
