@@ -23,6 +23,7 @@ from worldsim_jax.parallel import layout
 EPSILON = 1e-6
 LAYER_INPUT, ATTENTION_OUTPUT = 'layer_input', splash.RESIDUALS
 RECALLED = 'recalled'  # A collection.
+PLACE_BIAS = 3.  # Channels without are about 1.
 _xavier = nn.initializers.xavier_uniform()
 
 
@@ -94,8 +95,11 @@ class SelfAttention(nn.Module):
   def __call__(self, x_BFNC, inputs: LayerInputs, cached: KeyValues | None):
     dense = _dense(x_BFNC.shape[-1], self.dtype)
     heads = lambda x: x.reshape(*x.shape[:-1], self.num_heads, -1)
-    q = heads(RMSNorm(name='norm_q')(dense('q')(x_BFNC)))
-    k = heads(RMSNorm(name='norm_k')(dense('k')(x_BFNC)))
+    place = dense
+    if inputs.directions is not None:
+      place = _dense(x_BFNC.shape[-1], self.dtype, self._of_places)
+    q = heads(RMSNorm(name='norm_q')(place('q')(x_BFNC)))
+    k = heads(RMSNorm(name='norm_k')(place('k')(x_BFNC)))
     v = heads(dense('v')(x_BFNC))
     if inputs.directions is not None:
       q, k = (rope.rotate(x, inputs.directions) for x in (q, k))
@@ -115,6 +119,17 @@ class SelfAttention(nn.Module):
     out = attend(q_roped, keys, values, inputs.mask, self.implementation,
                  mixture=inputs.mixture)
     return self._out(out, x_BFNC), KeyValues(k, v)
+
+  def _of_places(self, unused_rng, shape, dtype=jnp.float32):
+    """Biases with which tokens begin by reading what lies where they look.
+
+    What queries and keys have in common is turned by the place of each, and
+    so is large where the places agree; frames count the same at any distance.
+    """
+    head_dim = shape[0] // self.num_heads
+    bias = np.zeros((self.num_heads, head_dim // 2, 2))
+    bias[:, rope.axis_channels(head_dim)[0]:, 0] = PLACE_BIAS
+    return jnp.asarray(bias.reshape(shape), dtype)
 
   def _out(self, out_BFNHD, x_BFNC):
     out = checkpoint_name(out_BFNHD, ATTENTION_OUTPUT)
@@ -265,6 +280,6 @@ def layer_norm(affine: bool = False, name: str | None = None,
                       dtype=dtype, name=name)
 
 
-def _dense(features, dtype):
-  return lambda name: nn.Dense(
-      features, dtype=dtype, kernel_init=_xavier, name=name)
+def _dense(features, dtype, bias_init=nn.initializers.zeros):
+  return lambda name: nn.Dense(features, dtype=dtype, kernel_init=_xavier,
+                               bias_init=bias_init, name=name)
