@@ -52,7 +52,7 @@ def _rows(tokens, heads, dim, dtype, chunk, top_k, repeats):
       [shot] * SHOTS, chunk or shot // 16)])
   rules, blocks = chunks.Rules(), blocks_lib.of_device()
   plan = jax.jit(lambda: moc.plan(table, rules, tokens, blocks))()
-  mixture = moc.Mixture(plan, None, rules, routing.Routing(top_k), blocks)
+  mixture = moc.Mixture(plan, routing=routing.Routing(top_k))
   sparse = lambda q, k, v: moc.attend(q, k, v, mixture)
   draw = lambda n, *shape: jax.random.normal(jax.random.key(n), shape, dtype)
   shape = 1, tokens, heads, dim
@@ -119,7 +119,7 @@ def keys_read(mixture: moc.Mixture, q, k) -> float:
   anchors = (before[start + count] - before[start]).sum(-1) @ queries
   means = routing.descriptors(k, plan.chunk_BS, plan.table.num_chunks)
   chosen = np.asarray(jax.jit(lambda q, means: routing.select(
-      q, means, plan.table, mixture.rules, mixture.routing,
+      q, means, plan.table, plan.rules, mixture.routing,
       plan.shot_BT))(q, means))
   sizes = np.append(np.asarray(plan.table.size)[0], 0)  # EMPTY is the last.
   routed = sizes[chosen].sum() / (chosen.shape[0] * chosen.shape[1])

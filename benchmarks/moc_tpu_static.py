@@ -105,9 +105,8 @@ def compile_minute(topology: str, tokens=180_224, chunk=1280, top_k=5) -> dict:
   rules = chunks.Rules()
 
   def loss(q, k, v):
-    blocks = blocks_lib.of_device(chunk)
-    mixture = moc.Mixture(moc.plan(table, rules, tokens, blocks), None, rules,
-                          routing.Routing(top_k), blocks)
+    plan = moc.plan(table, rules, tokens, blocks_lib.of_device(chunk))
+    mixture = moc.Mixture(plan, routing=routing.Routing(top_k))
     return jnp.sum(moc.attend(q, k, v, mixture).astype(jnp.float32)**2)
 
   begin = time.perf_counter()

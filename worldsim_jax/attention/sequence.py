@@ -33,6 +33,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from worldsim_jax.attention.moc import attend as moc
+from worldsim_jax.attention.moc import chunks
 from worldsim_jax.parallel import layout
 
 # A large finite logit: a row without keys gives a mean, never a NaN.
@@ -53,13 +54,17 @@ class Selected(NamedTuple):
   mixture: moc.Mixture | None = None
 
 
-def query_parts(tokens: int, heads: int) -> int:
-  """Devices that share the queries of a Mixture of Contexts."""
+def query_split(tokens: int, heads: int) -> chunks.Split:
+  """How devices share the queries of a Mixture of Contexts.
+
+  Args:
+    tokens: of a frame.
+    heads: of the model.
+  """
   sizes = layout.ambient_sizes()
   context = sizes.get(_AXIS, 1)
-  if context == 1 or _own_heads(heads, sizes) % context == 0:
-    return 1
-  return 1 if tokens % context else context
+  is_shared = tokens % context == 0 and own_heads(heads, sizes) % context
+  return chunks.Split(context if is_shared else 1, tokens)
 
 
 def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
@@ -98,7 +103,7 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
   run = local
   if context > 1 and not is_cross:
     run = _of_own_sequence(
-        local, _own_heads(heads, sizes), context, selected, implementation)
+        local, own_heads(heads, sizes), context, selected, implementation)
   # A constant mask stays a constant; any other is an argument like the rest.
   is_constant = isinstance(selected.mask_FG, np.ndarray)
   arrays = selected._replace(mask_FG=None) if is_constant else selected
@@ -114,12 +119,12 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
       check_vma=False)(q_BFNHD, k_BGMHD, v_BGMHD, arrays)
 
 
-def _of_own_sequence(local, own_heads: int, context: int, selected: Selected,
+def _of_own_sequence(local, heads: int, context: int, selected: Selected,
                      implementation: str):
   """(q, k, v, Selected) -> out of what a device holds: with its exchanges."""
-  if own_heads % context == 0:
+  if heads % context == 0:
     return functools.partial(_all_to_all, local)
-  lack = (f'{own_heads} heads of a device do not divide by config.mesh.context='
+  lack = (f'{heads} heads of a device do not divide by config.mesh.context='
           f'{context}')
   if selected.mixture is not None:
     if selected.mixture.selection_BHKT is not None:
@@ -132,7 +137,8 @@ def _of_own_sequence(local, own_heads: int, context: int, selected: Selected,
   return _ring
 
 
-def _own_heads(heads: int, sizes) -> int:
+def own_heads(heads: int, sizes) -> int:
+  """Heads of a device, before any are exchanged for tokens."""
   split = layout.dividing(heads, ('tensor',), sizes)
   return heads // (sizes['tensor'] if split else 1)
 

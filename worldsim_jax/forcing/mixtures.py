@@ -8,6 +8,7 @@ shot, and what it chooses of earlier ones.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import sequence
@@ -56,21 +57,19 @@ def of_past(name: str, config):
         config[name].clip_frames, student.chunk, student.window, student.sink)
     return lambda batch: read
   own, frames = build.for_network(config, name), config[name].clip_frames
-  tokens = build.tokens_per_frame(own)
-  blocks = blocks_lib.of_device(tokens)
+  tokens, top_k = build.tokens_per_frame(own), student.recall.top_k
   rules = chunks.Rules(
       text_scope='causal', window=student.window // student.chunk)
   kind = lambda f: chunks.TEXT if f < student.sink else chunks.VIDEO
   of_film = [(tokens, f // student.chunk, kind(f)) for f in range(frames)]
 
   def of_batch(batch: int):
-    plan = moc.plan(chunks.table([of_film] * batch), rules, frames * tokens,
-                    blocks, sequence.query_parts(tokens, build.num_heads(own)))
+    table = chunks.table([of_film] * batch)
+    plan = moc.plan(table, rules, frames * tokens, blocks_lib.of_device(tokens),
+                    sequence.query_split(tokens, build.num_heads(own)))
     return contexts.AttentionContext(jnp.arange(frames), mixture=moc.Mixture(
-        plan, None, rules, routing.Routing(student.recall.top_k), blocks,
-        student.recall.implementation,
-        keys=keys_read(frames * tokens, frames // student.chunk, tokens,
-                       student.recall.top_k, rules.window)))
+        plan, None, routing.Routing(top_k), student.recall.implementation,
+        keys=round(tokens * frames_read(table, rules, top_k))))
 
   return of_batch
 
@@ -103,16 +102,16 @@ def _mixture(shot_BF, config, num_shots, tokens_per_frame, num_heads,
   samples, frames = shot_BF.shape
   rules = chunks.Rules(window=config.window)
   chunk = config.chunk or tokens_per_frame
-  blocks = blocks_lib.of_device(chunk)
   table = chunks.of_shot_ids(shot_BF, tokens_per_frame, chunk, num_shots)
-  plan = moc.plan(table, rules, frames * tokens_per_frame, blocks,
-                  sequence.query_parts(tokens_per_frame, num_heads))
+  plan = moc.plan(table, rules, frames * tokens_per_frame,
+                  blocks_lib.of_device(chunk),
+                  sequence.query_split(tokens_per_frame, num_heads))
   drops = rng is not None and (config.drop_off or config.drop_in)
   rngs = (jax.random.split(rng, (num_layers, samples, num_heads)) if drops
           else None)
   return moc.Mixture(
-      plan, rngs, rules,
-      routing.Routing(config.top_k, config.drop_off, config.drop_in), blocks,
+      plan, rngs,
+      routing.Routing(config.top_k, config.drop_off, config.drop_in),
       config.implementation,
       keys=keys_read(frames * tokens_per_frame, num_shots, chunk, config.top_k,
                      config.window))
@@ -125,6 +124,22 @@ def keys_read(tokens: int, num_shots: int, chunk: int, top_k: int,
   of_shot = lambda s: (min(s, window) + 1) * shot + min(
       top_k * chunk, max(s - window, 0) * shot)
   return sum(map(of_shot, range(num_shots))) // num_shots
+
+
+def frames_read(table: chunks.ChunkTable, rules: chunks.Rules,
+                top_k: int) -> float:
+  """The same of a student that recalls, in frames, of its first sample.
+
+  Args:
+    table: on the host; of equal chunks, which are frames.
+    rules: causal ones.
+    top_k: frames that are chosen.
+  """
+  shot, is_sink = table.shot[0], table.kind[0] == chunks.TEXT
+  ago = shot[:, None] - shot
+  always = (ago >= 0) & (is_sink | (ago <= rules.window))
+  others = (ago > rules.window) & ~is_sink
+  return np.mean(always.sum(1) + np.minimum(others.sum(1), top_k))
 
 
 def shots(shot_id_BF):

@@ -27,8 +27,8 @@ def run(q, k, v, table, rules, top_k, implementation='xla', blocks=SMALL,
   rngs = None if rng is None else jax.random.split(
       rng, (q.shape[0], q.shape[2]))
   return moc.attend(
-      q, k, v, moc.Mixture(plan, rngs, rules, how or routing.Routing(top_k),
-                           blocks, implementation),
+      q, k, v, moc.Mixture(
+          plan, rngs, how or routing.Routing(top_k), implementation),
       interpret=implementation == 'pallas')
 
 
@@ -204,8 +204,17 @@ class AttendTest(parameterized.TestCase):
     plan = moc.plan(drawn.table(0), rules, drawn.TOKENS, SMALL)
     with self.assertRaisesRegex(ValueError, message):
       moc.attend(q, k, v, moc.Mixture(
-          plan, None, rules, routing.Routing(options['top_k']), SMALL,
+          plan, None, routing.Routing(options['top_k']),
           options['implementation']))
+
+  def test_a_plan_that_a_program_made_knows_its_rules_and_blocks(self):
+    table, rules = drawn.table(0), chunks.Rules(text_scope='own', window=1)
+    qkv = drawn.queries_keys_values(0)
+    made = jax.jit(lambda: moc.plan(table, rules, drawn.TOKENS, OTHER))()
+    found = jax.jit(moc.attend)(
+        *qkv, moc.Mixture(made, routing=routing.Routing(2)))
+    expected = run(*qkv, table, rules, 2, 'reference')
+    self.assertLess(relative(found, expected), 2e-6)
 
   def test_heads_that_a_kernel_cannot_take_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'multiple of 128 .* have 64 in'):

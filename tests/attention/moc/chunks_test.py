@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from worldsim_jax.attention.moc import chunks
@@ -61,6 +62,30 @@ class ChunksTest(parameterized.TestCase):
   def test_a_table_that_does_not_cover_the_sequence_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'cover 6 tokens, but .* has 7'):
       chunks.check(chunks.of_frames(3, 2), chunks.Rules(), 7)
+
+  def test_a_table_on_a_device_is_checked_and_one_of_a_program_is_not(self):
+    table = jax.tree.map(jnp.asarray, chunks.of_frames(3, 2))
+    with self.assertRaisesRegex(ValueError, 'cover 6 tokens, but .* has 7'):
+      chunks.check(table, chunks.Rules(), 7)
+    jax.eval_shape(lambda table: chunks.check(table, chunks.Rules(), 7), table)
+
+  @parameterized.parameters(
+      (dict(num_shots=3, num_texts=0), '4 shots and 0 texts, more than .*: '
+       'num_shots=3, num_texts=0', V),
+      (dict(num_shots=4, num_texts=0), '4 shots and 1 texts, more than .*: '
+       'num_shots=4, num_texts=0', X))
+  def test_a_table_that_has_more_than_it_says_is_refused(
+      self, says, message, kind):
+    column = lambda *x: np.array([x], np.int32)
+    table = chunks.ChunkTable(column(4, 6), column(0, 3), column(V, kind),
+                              **says)
+    with self.assertRaisesRegex(ValueError, f'sample 0 has {message}'):
+      chunks.check(table, chunks.Rules(), 10)
+
+  def test_padding_may_be_of_any_shot(self):
+    table = chunks.ChunkTable(*(np.array([x], np.int32) for x in (
+        [4, 6], [0, 9], [V, P])), num_shots=1, num_texts=0)
+    chunks.check(table, chunks.Rules(), 10)
 
   @parameterized.parameters(
       (dict(text_scope='some'), "text_scope='some' is not one of"),

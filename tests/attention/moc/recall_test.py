@@ -69,7 +69,7 @@ def whole(q, k, v, top_k, window, chunk):
   flat = lambda x: x.reshape(B, F * N, H, D)
   return moc.attend(
       flat(rotated(q)), flat(rotated(k)), flat(v), moc.Mixture(
-          plan, None, rules, routing.Routing(top_k), SMALL)).reshape(q.shape)
+          plan, routing=routing.Routing(top_k))).reshape(q.shape)
 
 
 class RecallTest(parameterized.TestCase):

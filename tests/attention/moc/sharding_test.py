@@ -36,15 +36,17 @@ def run(data=1, context=1, tensor=1, drops=True):
   mesh = meshes.make_mesh(
       {'data': data, 'context': context, 'tensor': tensor},
       jax.devices()[:data * context * tensor])
-  table = chunks.table([chunks.of_shots(SHOTS, 12), chunks.of_shots(SHOTS, 20)])
+  table = chunks.table([
+      chunks.of_shots(SHOTS, 12),
+      chunks.of_shots([3 * N, 2 * N, 2 * N], 20) + [(N, 2, chunks.PADDING)]])
 
   @functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
   def weighted(q, k, v):
-    plan = moc.plan(table, RULES, F * N, SMALL, sequence.query_parts(N, H))
+    plan = moc.plan(table, RULES, F * N, SMALL, sequence.query_split(N, H))
     mixture = moc.Mixture(
-        plan, jax.random.split(jax.random.key(0), (B, H)), RULES,
+        plan, jax.random.split(jax.random.key(0), (B, H)),
         routing.Routing(2, drop_off=1., drop_in=1.) if drops
-        else routing.Routing(2), SMALL)
+        else routing.Routing(2))
     out = attend(q, k, v, mixture=mixture)
     return jnp.sum(out * draw(3)), out
 
@@ -75,11 +77,14 @@ class ShardingTest(parameterized.TestCase):
     self.assertIn(exchanged, text)
     self.assertNotIn(kept, text)
 
-  def test_a_shot_that_devices_cannot_share_is_named(self):
+  @parameterized.parameters(
+      (7, 1, chunks.VIDEO), (4, 1, chunks.VIDEO), (13, 0, chunks.PADDING))
+  def test_a_shot_that_devices_cannot_share_is_named(self, end, shot, kind):
     with self.assertRaisesRegex(
-        ValueError, 'shot of sample 0 ends with token 7, which 4 devices'):
-      moc.plan(chunks.table([[(7, 0, chunks.VIDEO), (9, 1, chunks.VIDEO)]]),
-               RULES, 16, SMALL, parts=4)
+        ValueError, f'shot of sample 0 ends with token {end}, within a frame '
+        'of 8 tokens that 4 devices share'):
+      moc.plan(chunks.table([[(end, 0, chunks.VIDEO), (16 - end, shot, kind)]]),
+               RULES, 16, SMALL, chunks.Split(parts=4, frame=8))
 
   def test_masks_beside_a_mixture_are_refused(self):
     q = draw(0)[:1, :, :, :1]

@@ -8,8 +8,6 @@
 An explicit choice that cannot run raises, it never falls back.
 """
 
-from typing import NamedTuple
-
 import chex
 import flax.struct
 import jax
@@ -42,7 +40,8 @@ _HEADS = {
             ' or '.join(map(str, pallas_gpu.HEAD_DIMS)))}
 
 
-class Plan(NamedTuple):
+@flax.struct.dataclass
+class Plan:
   """All that depends on the chunks only: once for all layers.
 
   Attributes:
@@ -51,12 +50,16 @@ class Plan(NamedTuple):
     chunk_BS: int32, of each key.
     anchors: what is always read.
     chunks: keys packed chunk by chunk.
+    rules: who reads what always, and may be routed where.
+    blocks: sizes of tiles and blocks.
   """
   table: chunks_lib.ChunkTable
   shot_BT: jax.Array
   chunk_BS: jax.Array
   anchors: packing.Anchors
   chunks: packing.Packing
+  rules: chunks_lib.Rules = flax.struct.field(pytree_node=False)
+  blocks: blocks_lib.Blocks = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
@@ -64,11 +67,9 @@ class Mixture:
   """What attention is told of chunks.
 
   Attributes:
-    plan: of `plan`, with these rules and blocks.
+    plan: of `plan`.
     rng_BH: keys of this step and layer, for dropping; None at inference.
-    rules: who reads what always, and may be routed where.
     routing: how many chunks are chosen.
-    blocks: sizes of tiles and blocks.
     implementation: see the module docstring.
     keys: that a query reads in the mean, for counting FLOPs.
     selection_BHKT: int32, what each query reads besides its anchors, if it was
@@ -76,19 +77,16 @@ class Mixture:
   """
   plan: Plan
   rng_BH: jax.Array | None = None
-  rules: chunks_lib.Rules = flax.struct.field(
-      pytree_node=False, default=chunks_lib.Rules())
   routing: routing_lib.Routing = flax.struct.field(
       pytree_node=False, default=routing_lib.Routing(1))
-  blocks: blocks_lib.Blocks = flax.struct.field(
-      pytree_node=False, default=blocks_lib.BLOCKS[-1][1])
   implementation: str = flax.struct.field(pytree_node=False, default='auto')
   keys: int = flax.struct.field(pytree_node=False, default=0)
   selection_BHKT: jax.Array | None = None
 
 
 def plan(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
-         num_tokens: int, blocks: blocks_lib.Blocks, parts: int = 1) -> Plan:
+         num_tokens: int, blocks: blocks_lib.Blocks,
+         split: chunks_lib.Split = chunks_lib.Split()) -> Plan:
   """Packs a sequence.
 
   Args:
@@ -96,15 +94,14 @@ def plan(table: chunks_lib.ChunkTable, rules: chunks_lib.Rules,
     rules: who reads what always.
     num_tokens: of the keys.
     blocks: sizes of tiles and blocks.
-    parts: of which the queries are one: of every shot as many tokens as each
-      other part has.
+    split: the queries are those of one device.
 
   Raises:
     ValueError: if the table does not fit, see chunks.check.
   """
-  chunks_lib.check(table, rules, num_tokens, parts)
-  return plan_between(table.part(parts), num_tokens // parts, table, num_tokens,
-                      rules, blocks)
+  chunks_lib.check(table, rules, num_tokens, split)
+  return plan_between(table.part(split.parts), num_tokens // split.parts, table,
+                      num_tokens, rules, blocks)
 
 
 def plan_between(queries: chunks_lib.ChunkTable, num_queries: int,
@@ -127,7 +124,7 @@ def plan_between(queries: chunks_lib.ChunkTable, num_queries: int,
       packing.anchors(table, queries, rules, num_keys, num_queries,
                       blocks.anchor_tile, blocks.anchor_block),
       packing.pack(table, jnp.where(is_video, numbers, -1), table.num_chunks,
-                   num_keys, blocks.chunk_block))
+                   num_keys, blocks.chunk_block), rules, blocks)
 
 
 def attend(q_BTHD, k_BSHD, v_BSHD, mixture: Mixture, interpret=False):
@@ -151,7 +148,7 @@ def attend(q_BTHD, k_BSHD, v_BSHD, mixture: Mixture, interpret=False):
   means = routing_lib.descriptors(
       k_BSHD, plan.chunk_BS, plan.table.num_chunks)
   selection = checkpoint_name(routing_lib.select(
-      q_BTHD, means, plan.table, mixture.rules, mixture.routing, plan.shot_BT,
+      q_BTHD, means, plan.table, plan.rules, mixture.routing, plan.shot_BT,
       mixture.rng_BH), SELECTION)
   return attend_selected(q_BTHD, k_BSHD, v_BSHD, selection, mixture, interpret)
 
@@ -171,13 +168,13 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
     return _counted(q_BTHD, k_BSHD, v_BSHD, mixture.keys)
   if implementation == 'reference':
     return reference.attend(
-        q_BTHD, k_BSHD, v_BSHD, plan.table, mixture.rules, selection_BHKT)
+        q_BTHD, k_BSHD, v_BSHD, plan.table, plan.rules, selection_BHKT)
   batch, tokens, heads, dim = q_BTHD.shape
   # Small products of bfloat16 took a CPU thirty times as long (jax 0.10).
   dtype = jnp.float32 if layout.platform() == 'cpu' else q_BTHD.dtype
   fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, dim).astype(
       dtype)
-  by_anchors, by_chunks = _executors(implementation, mixture.blocks, interpret)
+  by_anchors, by_chunks = _executors(implementation, plan.blocks, interpret)
   out = mix.mixture(
       by_anchors, by_chunks, fold(q_BTHD), fold(k_BSHD), fold(v_BSHD),
       plan.anchors, plan.chunks,

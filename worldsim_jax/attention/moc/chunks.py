@@ -46,6 +46,17 @@ class Rules(NamedTuple):
   window: int = 0
 
 
+class Split(NamedTuple):
+  """How devices share queries: each has as many tokens of every frame.
+
+  Attributes:
+    parts: devices.
+    frame: tokens of a frame.
+  """
+  parts: int = 1
+  frame: int = 1
+
+
 @flax.struct.dataclass
 class ChunkTable:
   """The chunks of each sample, in the order of their tokens.
@@ -190,34 +201,51 @@ def of_shots(shot_tokens, chunk: int, text_tokens: int = 0):
   return found
 
 
-def check(chunks: ChunkTable, rules: Rules, num_tokens: int, parts: int = 1):
+def check(chunks: ChunkTable, rules: Rules, num_tokens: int,
+          split: Split = Split()):
   """Compares a table with the sequence that it is for.
 
   Raises:
-    ValueError: if it does not cover the sequence, or a shot has no `parts`
-      equal parts (tables that a program computes cannot be asked), or a rule is
-      unknown.
+    ValueError: if it does not cover the sequence, has more than it says, or a
+      shot that devices cannot share (tables that a program computes cannot be
+      asked), or a rule is unknown.
   """
   check_rules(rules)
-  if not isinstance(chunks.size, np.ndarray):
+  columns = chunks.size, chunks.shot, chunks.kind
+  if any(isinstance(x, jax.core.Tracer) for x in columns):
     return
-  for i, sizes in enumerate(chunks.size):
-    if sizes.sum() != num_tokens:
-      raise ValueError(f'the chunks of sample {i} cover {sizes.sum()} tokens, '
+  for i, (size, shot, kind) in enumerate(zip(*map(np.asarray, columns))):
+    if size.sum() != num_tokens:
+      raise ValueError(f'the chunks of sample {i} cover {size.sum()} tokens, '
                        f'but the sequence has {num_tokens}.')
-    is_last = np.append(np.diff(chunks.shot[i]) != 0, True)
-    for end in np.cumsum(sizes)[is_last]:
-      if end % parts:
-        raise ValueError(
-            f'a shot of sample {i} ends with token {end}, which {parts} '
-            'devices cannot share (config.mesh.context).')
+    shots = 1 + shot[kind != PADDING].max(initial=-1)
+    texts = np.count_nonzero(kind == TEXT)
+    if shots > chunks.num_shots or texts > chunks.num_texts:
+      raise ValueError(
+          f'sample {i} has {shots} shots and {texts} texts, more than its '
+          f'table says: num_shots={chunks.num_shots}, num_texts='
+          f'{chunks.num_texts}.')
+    _check_split(i, size, np.where(kind == PADDING, GLOBAL - 1, shot), split)
+
+
+def _check_split(sample: int, size_C, shot_C, split: Split):
+  """Whether shots, and runs of padding, end where frames do."""
+  if split.parts == 1:
+    return
+  size, shot = size_C[size_C > 0], shot_C[size_C > 0]
+  for end in np.cumsum(size)[np.append(np.diff(shot) != 0, True)]:
+    if end % split.frame:
+      raise ValueError(
+          f'a shot of sample {sample} ends with token {end}, within a frame of '
+          f'{split.frame} tokens that {split.parts} devices share '
+          '(config.mesh.context).')
 
 
 def check_rules(rules: Rules):
   """Raises ValueError for rules that cannot be."""
   if rules.text_scope not in TEXT_SCOPES:
-    raise ValueError(f'text_scope={rules.text_scope!r} is not one of '
-                     f'{TEXT_SCOPES} (config.moc.text_scope).')
+    raise ValueError(
+        f'text_scope={rules.text_scope!r} is not one of {TEXT_SCOPES}.')
   if rules.window < 0:
     raise ValueError(f'window={rules.window} must be at least 0 '
                      '(config.moc.window).')

@@ -136,14 +136,12 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
       jnp.take_along_axis(rank_BHS[:, :, None], chosen_BHKT, axis=3))
   selection = jnp.where(selection == routing.EMPTY, selection,
                         selection + first)
-  blocks = blocks_lib.of_device(tokens)
   plan = moc.plan_between(
       _queries(batch, q.shape[1]), q.shape[1],
       _table(batch, tokens, frames, is_there_W, recall.most),
-      k.shape[1] * tokens, _RULES, blocks)
+      k.shape[1] * tokens, _RULES, blocks_lib.of_device(tokens))
   out = attention.attend(q_BFNHD, k, v, mixture=moc.Mixture(
-      plan, selection_BHKT=selection, rules=_RULES, blocks=blocks,
-      implementation=recall.implementation,
+      plan, selection_BHKT=selection, implementation=recall.implementation,
       keys=tokens * (first + recall.top_k)))
   return out, chosen_BHKT
 
