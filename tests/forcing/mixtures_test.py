@@ -10,6 +10,8 @@ import numpy as np
 
 from configs import stages
 from tests.streaming import tiny_world
+from worldsim_jax.attention.moc import reference
+from worldsim_jax.attention.moc import routing
 from worldsim_jax.forcing import mixtures
 from worldsim_jax.models import build
 from worldsim_jax.models.conditioning import Conditioning
@@ -145,6 +147,20 @@ class OfPastTest(parameterized.TestCase):
         [1, 0, 0, 1, 1, 1]])
     config.film.past = 'all'
     self.assertIsNone(mixtures.of_past(NAME, config))
+
+  @parameterized.parameters((1, 1, 1), (1, 0, 2), (2, 1, 1), (2, 3, 2))
+  def test_as_many_keys_are_counted_as_are_read(self, chunk, sink, top_k):
+    config = recalling_config(chunk, top_k=top_k)
+    config.student.sink = sink
+    mixture = mixtures.of_past(NAME, config)(1).mixture
+    table, rules = mixture.plan.table, mixture.plan.rules
+    tokens = FRAMES * build.tokens_per_frame(config)
+    q, k = np.random.default_rng(0).normal(size=(2, 1, tokens, 2, 4))
+    selection = routing.select(
+        q, routing.descriptors(k, table.chunk_of_token(tokens), FRAMES), table,
+        rules, mixture.routing, table.shot_of_token(tokens))
+    read = reference.mask(table, rules, selection, tokens)
+    self.assertEqual(mixture.keys, read.sum(axis=-1).mean())
 
   def test_the_cache_has_room_for_what_is_recalled(self):
     config = recalling_config(top_k=1, most=2)
