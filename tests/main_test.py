@@ -22,7 +22,14 @@ QUICKSTART = '--config=configs/quickstart.py:smoke'
 class BadInputTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
-      ('unknown_key', [QUICKSTART, '--config.model.dimm=3'], 'dimm'),
+      ('unknown_key', [QUICKSTART, '--config.model.dimm=3'],
+       "--config has no key 'dimm'; its file lists them (did you mean 'dim'?)"),
+      ('key_of_an_unknown_stage',
+       [QUICKSTART, '--config.teachers.shots=1'],
+       "--config has no key 'teachers'; its file lists them (did you mean "
+       "'teacher'?)"),
+      ('beyond_a_tuple', [QUICKSTART, '--config.student.timesteps[9]=1'],
+       'cannot read the flags: tuple index out of range'),
       ('unknown_mode', ['--mode=fly'], '--mode=fly is not one of train'),
       ('unknown_flag', ['--workdirr=x'], 'workdirr'),
       ('unknown_config_argument', ['--config=configs/quickstart.py:huge'],

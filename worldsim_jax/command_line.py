@@ -4,6 +4,7 @@
 meets both in the same way is here.
 """
 
+import re
 import traceback
 
 from absl import app
@@ -25,9 +26,8 @@ def parse(argv):
   try:
     return flags.FLAGS(argv)
   except (KeyError, AttributeError) as e:
-    key = str(e).strip('"\'')
-    raise UserError(f'--config has no key {key!r}; its file lists them') from e
-  except (flags.Error, TypeError, ValueError, OSError) as e:
+    raise UserError(f'--config has no key {_key(e)}') from e
+  except (flags.Error, IndexError, TypeError, ValueError, OSError) as e:
     # A config file that raises arrives as a traceback in text: its last line.
     raise UserError(f'cannot read the flags: {_last_line(e)}') from e
 
@@ -62,6 +62,17 @@ def run(main, flags_parser=parse):
       raise
     traceback.print_exc()  # The others wait for this process: tell them.
     distributed.leave(FAILED, f'error: {type(e).__name__}: {_in_one_line(e)}')
+
+
+def _key(error) -> str:
+  """What ml_collections could not find, and what it takes it for."""
+  while isinstance(error, Exception):  # One may hold the other.
+    error = error.args[0]
+  key, _, hint = str(error).partition('\n')
+  alike = re.search('"(.+?)"', hint)
+  meant = f' (did you mean {alike[1]!r}?)' if alike else ''
+  key = key.strip("'")
+  return f'{key!r}; its file lists them{meant}'
 
 
 def _in_one_line(error) -> str:

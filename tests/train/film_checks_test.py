@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 
 from configs import moc_minute
 from configs import stages
@@ -39,8 +40,10 @@ RECALL = (
     ('nothing', {'top_k': 0}, 'top_k=0 must be at least 1 '
      '(config.student.recall.top_k)'),
     ('fewer_than_chosen', {'most': 2}, 'most=2 must be at least top_k=3'),
-    ('no_slots', {'slots': 3}, '3 slots hold nothing to recall beside the 1 '
-     r'+ 3 frames'),
+    ('too_few_slots', {'slots': 4}, '4 slots hold nothing to recall beside the '
+     '1 + 3 frames that are always read (config.student.recall.slots, '),
+    ('no_slots', {'slots': 0}, '0 slots hold nothing to recall beside the 1 + '
+     '3 frames that are always read (config.student.recall.slots, '),
     ('kernels', {'implementation': 'pallas'},
      "implementation='pallas' needs a TPU"),
 )
@@ -69,6 +72,25 @@ class FilmChecksTest(parameterized.TestCase):
     with self.assertRaises(UserError) as raised:
       validation.check(config)
     self.assertIn(message, str(raised.exception))
+
+  @parameterized.parameters((4, 1, 2), (2, 2, 1))
+  def test_a_mesh_must_share_the_heads_of_who_recalls_from_a_cache(
+      self, context, tensor, heads):
+    if len(jax.devices()) < 8:
+      self.skipTest('needs eight devices')
+    config = validation_test.smoke()
+    config.student.recall = stages.recall(slots=32)
+    config.self_forcing.clip_frames = 6
+    config.mesh.context = 2
+    validation.check_run(config)
+    config.mesh.update(dict(context=context, tensor=tensor))
+    with self.assertRaisesRegex(
+        UserError, f'config.mesh.context={context} must divide the {heads} '
+        r'heads of a device, for config.self_forcing recalls from a cache '
+        r'\(config.model.num_heads=2, '):
+      validation.check_run(config)
+    config.stages = ('tokenizer', 'teacher', 'teacher_forcing')
+    validation.check_mesh(config)  # Who reads whole clips gathers all keys.
 
   def test_self_forcing_must_make_more_than_is_always_read(self):
     config = validation_test.smoke()

@@ -152,6 +152,14 @@ def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
     ValueError: if the pinned frames leave no slot for a window, or there is
       nothing to recall.
   """
+  if recall is not None:
+    recall.check()
+    if recall.window + recall.sink >= num_slots:
+      raise ValueError(
+          f'{num_slots} slots hold nothing to recall beside the {recall.sink} '
+          f'+ {recall.window} frames that are always read '
+          '(config.student.recall.slots, config.student.sink, '
+          'config.student.window).')
   if not 0 <= sink < num_slots:
     raise ValueError(
         f'sink={sink} frames do not fit num_slots={num_slots}, which must hold '
@@ -160,12 +168,6 @@ def empty(*, num_layers: int, batch: int, num_slots: int, tokens_per_frame: int,
   zeros = lambda: layout.constrain_cache(jnp.zeros(shape, dtype))
   mean = None
   if recall is not None:
-    recall.check()
-    if recall.window + recall.sink >= num_slots:
-      raise ValueError(
-          f'{num_slots} slots hold nothing to recall beside the {recall.sink} '
-          f'+ {recall.window} frames that are always read '
-          '(config.student.recall.slots, window, sink).')
     mean = jnp.zeros((num_layers, batch, num_slots, num_heads, head_dim))
   return KVCache(
       k=zeros(), v=zeros(), mean=mean, recall=recall,

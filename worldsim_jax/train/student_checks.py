@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from worldsim_jax.attention import attend
+from worldsim_jax.attention import sequence
 from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.diffusion import objective
 from worldsim_jax.distill import divergences
@@ -108,6 +109,30 @@ def _check_recall(config):
           f'config.{name}.clip_frames={clip} leaves nothing to recall beside '
           f'config.student.window={student.window} and config.student.sink='
           f'{student.sink}.')
+
+
+def check_mesh(config, sizes):
+  """Raises UserError for a mesh on which a student cannot recall.
+
+  Args:
+    config: of a run.
+    sizes: of the mesh's axes.
+  """
+  if not config.student.get('recall'):
+    return
+  for name in config.stages:
+    stage, own = config[name], build.for_network(config, name)
+    streams = (stage.paradigm == 'self_forcing'
+               or stage.get('monitor', {}).get('every'))
+    if not streams:  # Others read the whole clip at once.
+      continue
+    heads = sequence.own_heads(build.num_heads(own), sizes)
+    if heads % sizes['context']:
+      raise UserError(
+          f'config.mesh.context={sizes["context"]} must divide the {heads} '
+          f'heads of a device, for config.{name} recalls from a cache '
+          f'(config.model.num_heads={own.model.num_heads}, '
+          'config.mesh.tensor).')
 
 
 def _check_recurrent(name, config):

@@ -171,6 +171,8 @@ def _check_model(config):
 def _check_student(config):
   student = config.student
   check_counts('config.student', student, ('chunk', 'context_frames'))
+  if student.sink < 0:
+    raise UserError(f'config.student.sink={student.sink} must be at least 0.')
   flow.few_step_sigmas(tuple(student.timesteps), student.shift)
   if student.context_frames % student.chunk:
     raise UserError(
@@ -285,6 +287,7 @@ def check_mesh(config, devices=None):
     raise UserError(f'config.mesh.context={context} must divide the {tokens} '
                     'tokens of a frame (config.data, config.vae, '
                     'config.model.patch).')
+  student_checks.check_mesh(config, dict(mesh.shape))
 
 
 def _check_order(config):

@@ -133,7 +133,7 @@ class RecallTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(top_k=0, most=1), 'top_k=0 must be at least 1'),
       (dict(top_k=2, most=1), 'most=1 must be at least top_k=2'),
-      (dict(top_k=1, most=1, window=-1), 'window=-1 and sink=0 at least 0'))
+      (dict(top_k=1, most=1, window=-1), 'window=-1 and sink=0 must be at least'))
   def test_impossible_numbers_are_refused(self, numbers, message):
     with self.assertRaisesRegex(ValueError, message):
       recalling.Recall(**numbers).check()

@@ -54,11 +54,14 @@ class Recall(NamedTuple):
   def check(self):
     """Raises ValueError for numbers that cannot be."""
     routing.Routing(self.top_k).check()
-    if self.most < self.top_k or self.window < 0 or self.sink < 0:
+    if self.most < self.top_k:
       raise ValueError(
-          f'most={self.most} must be at least top_k={self.top_k}, '
-          f'window={self.window} and sink={self.sink} at least 0 '
-          '(config.moc.most, top_k, window, sink).')
+          f'most={self.most} must be at least top_k={self.top_k} '
+          '(config.moc.most, config.moc.top_k).')
+    if self.window < 0 or self.sink < 0:
+      raise ValueError(
+          f'window={self.window} and sink={self.sink} must be at least 0 '
+          '(config.student.window, config.student.sink).')
 
 
 class Past(NamedTuple):
