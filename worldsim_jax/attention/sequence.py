@@ -119,6 +119,32 @@ def attend(local, q_BFNHD, k_BGMHD, v_BGMHD, selected: Selected,
       check_vma=False)(q_BFNHD, k_BGMHD, v_BGMHD, arrays)
 
 
+def of_whole_heads(fn, arrays_BXHD, others):
+  """fn where devices have all tokens of some samples and heads.
+
+  What is computed of each head by itself stays on its device: left to the
+  compiler, operands of a sort are gathered from all.
+
+  Args:
+    fn: (arrays, others) -> a tree of [B, H, ...].
+    arrays_BXHD: a tuple of whole arrays, split or not.
+    others: a tree of what all devices have.
+  """
+  sizes = layout.ambient_sizes()
+  if math.prod(sizes.values()) == 1:
+    return fn(arrays_BXHD, others)
+  batch, heads = layout.batch_axes(len(arrays_BXHD[0])), arrays_BXHD[0].shape[2]
+  split = layout.dividing(heads, ('tensor', _AXIS), sizes)
+  out = jax.shard_map(
+      fn, in_specs=(PartitionSpec(batch, None, split), PartitionSpec()),
+      out_specs=PartitionSpec(batch, split), check_vma=False)(
+          arrays_BXHD, others)
+  # As keys are split, or these would be moved to where the results are.
+  spec = PartitionSpec(batch, layout.dividing(heads, ('tensor',), sizes))
+  return jax.tree.map(
+      lambda x: lax.with_sharding_constraint(x, spec), out)
+
+
 def _of_own_sequence(local, heads: int, context: int, selected: Selected,
                      implementation: str):
   """(q, k, v, Selected) -> out of what a device holds: with its exchanges."""

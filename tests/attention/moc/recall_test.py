@@ -133,7 +133,8 @@ class RecallTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(top_k=0, most=1), 'top_k=0 must be at least 1'),
       (dict(top_k=2, most=1), 'most=1 must be at least top_k=2'),
-      (dict(top_k=1, most=1, window=-1), 'window=-1 and sink=0 must be at least'))
+      (dict(top_k=1, most=1, window=-1),
+       'window=-1 and sink=0 must be at least 0'))
   def test_impossible_numbers_are_refused(self, numbers, message):
     with self.assertRaisesRegex(ValueError, message):
       recalling.Recall(**numbers).check()

@@ -12,8 +12,11 @@ from worldsim_jax.attention.attend import attend
 from worldsim_jax.attention import sequence
 from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.attention.moc import chunks
+from worldsim_jax.attention.moc import recall as recalling
 from worldsim_jax.attention.moc import routing
 from worldsim_jax.attention.moc.executors.blocks import Blocks
+from worldsim_jax.parallel import hlo
+from worldsim_jax.parallel import layout
 from worldsim_jax.parallel import mesh as meshes
 
 B, F, N, H, D = 2, 8, 8, 6, 4  # Shots of 3, 2 and 3 frames.
@@ -59,6 +62,37 @@ def run(data=1, context=1, tensor=1, drops=True):
 alone = functools.cache(run)
 
 
+@functools.cache
+def recalled(data=1, context=1, tensor=1, samples=4, heads=4, dim=8,
+             slots=64):
+  """(output, bytes of collectives that bring copies of what others have).
+
+  Of a frame that recalls 2 of the cached ones.
+  """
+  mesh = meshes.make_mesh(
+      {'data': data, 'context': context, 'tensor': tensor},
+      jax.devices()[:data * context * tensor])
+  dice = np.random.default_rng(0)
+  draw = lambda *shape: np.float32(dice.normal(size=shape))
+  now = [draw(samples, 1, N, heads, dim) for _ in range(3)]
+  cached = [draw(samples, slots, N, heads, dim) for _ in range(2)]
+  cached.append(draw(samples, slots, heads, dim))
+  recall = recalling.Recall(top_k=2, most=3, window=2, sink=1)
+
+  def attended(now, cached):
+    k, v = (layout.constrain_cache(x[None])[0] for x in cached[:2])
+    frame = jnp.arange(slots)
+    return recalling.attend(*now, recalling.Past(
+        k, v, cached[2], frame, frame, slots), (2, N // 2), recall)[0]
+
+  with jax.set_mesh(mesh):
+    program = jax.jit(attended).lower(now, cached).compile()
+    moved = hlo.costs(program.as_text()).collectives
+    return np.asarray(program(now, cached)), sum(
+        moved[kind].bytes for kind in ('all-gather', 'collective-permute')
+        if kind in moved)
+
+
 class ShardingTest(parameterized.TestCase):
 
   @parameterized.parameters(*SPLITS)
@@ -76,6 +110,15 @@ class ShardingTest(parameterized.TestCase):
       np.testing.assert_allclose(found, wanted, atol=2e-5)
     self.assertIn(exchanged, text)
     self.assertNotIn(kept, text)
+
+  @parameterized.parameters((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2))
+  def test_neither_scores_nor_caches_are_gathered_to_recall(self, *split):
+    if len(jax.devices()) < 8:
+      self.skipTest('needs eight devices')
+    out, gathered = recalled(*split)
+    np.testing.assert_allclose(out, recalled()[0], atol=5e-6)
+    # Two slots that each query chose, three that each head fetches.
+    self.assertLessEqual(gathered, 4 * 4 * (2 * N + 3) * 4)
 
   @parameterized.parameters(
       (7, 1, chunks.VIDEO), (4, 1, chunks.VIDEO), (13, 0, chunks.PADDING))

@@ -19,6 +19,7 @@ in place of shots). If no more than that are chosen at all, nothing is lost, and
 the result is that of the whole sequence at once.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 
 from worldsim_jax.attention import attend as attention
 from worldsim_jax.attention import rope
+from worldsim_jax.attention import sequence
 from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.attention.moc import chunks as chunks_lib
 from worldsim_jax.attention.moc import routing
@@ -112,10 +114,10 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
   recall.check()
   batch, frames, tokens, heads, dim = q_BFNHD.shape
   flat = lambda x: x.reshape(batch, -1, heads, dim)
-  q = flat(q_BFNHD)
-  chosen_BHKT = _choose(q, past, recall)
-  fetched_BHM, rank_BHS = _most_wanted(
-      chosen_BHKT, past.k.shape[1], recall.most)
+  chosen_BHKT, fetched_BHM, place_BHKT = sequence.of_whole_heads(
+      functools.partial(_chosen, recall=recall),
+      jax.lax.stop_gradient((flat(q_BFNHD), past.mean)),
+      (past.frame, past.position, past.length))
   fixed_W, is_there_W = _always_read(past, recall)
   angles = rope.angles(past.position, *grid, dim)  # [S, N, D/2]
 
@@ -134,19 +136,37 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
   k = join(k_BFNHD, k_past)
   v = join(v_BFNHD, of_slots(past.v, slots_BHM))
   first = frames + len(fixed_W)  # The chunk of the first fetched frame.
-  selection = jnp.where(
-      chosen_BHKT == routing.EMPTY, routing.EMPTY,
-      jnp.take_along_axis(rank_BHS[:, :, None], chosen_BHKT, axis=3))
-  selection = jnp.where(selection == routing.EMPTY, selection,
-                        selection + first)
+  selection = jnp.where(place_BHKT == routing.EMPTY, routing.EMPTY,
+                        first + place_BHKT)
   plan = moc.plan_between(
-      _queries(batch, q.shape[1]), q.shape[1],
+      _queries(batch, frames * tokens), frames * tokens,
       _table(batch, tokens, frames, is_there_W, recall.most),
       k.shape[1] * tokens, _RULES, blocks_lib.of_device(tokens))
   out = attention.attend(q_BFNHD, k, v, mixture=moc.Mixture(
       plan, selection_BHKT=selection, implementation=recall.implementation,
       keys=tokens * (first + recall.top_k)))
   return out, chosen_BHKT
+
+
+def _chosen(of_heads, of_slots, recall: Recall):
+  """What some heads recall, and fetch for it.
+
+  Args:
+    of_heads: queries [B, T, H, D] and means [B, S, H, D].
+    of_slots: frame, position and length of `Past`.
+    recall: how much is read.
+
+  Returns:
+    int32: the slots that each query chose [B, H, K, T], those that are fetched
+    [B, H, M], and where among these the former are, EMPTY for nowhere.
+  """
+  q_BTHD, mean_BSHD = of_heads
+  chosen_BHKT = _choose(q_BTHD, Past(None, None, mean_BSHD, *of_slots), recall)
+  fetched_BHM, rank_BHS = _most_wanted(
+      chosen_BHKT, mean_BSHD.shape[1], recall.most)
+  place_BHKT = jnp.take_along_axis(rank_BHS[:, :, None], chosen_BHKT, axis=3)
+  return chosen_BHKT, fetched_BHM, jnp.where(
+      chosen_BHKT == routing.EMPTY, routing.EMPTY, place_BHKT)
 
 
 def _choose(q_BTHD, past: Past, recall: Recall):
