@@ -1,11 +1,10 @@
 """What a long past is worth, at equal compute.
 
 The runs of configs/revisits.py, a process each, in <workdir>/<past>-<seed>,
-which go on where they stopped. What they have in common, the network by Teacher
-Forcing, is trained once, in start-<seed>. Then the section `recall` of their
-evaluation: what they make of the true past (PSNR by the time since a pixel was
-seen, PSNR and LPIPS of revisits by gap), and for the student that recalls,
-whether what it chose shows what it was to show. Figures are means over seeds.
+which go on where they stopped; then the section `recall` of their evaluation:
+what they make of the true past (PSNR by the time since a pixel was seen, PSNR
+and LPIPS of revisits by gap), and for the student that recalls, whether what it
+chose shows what it was to show. Figures are means over seeds.
 
 `--repeats` is the number of seeds (1), `--workdir` where runs are kept.
 """
@@ -48,24 +47,8 @@ def _measured(options, past: str, seed: int) -> dict:
   config.data.dir = str(folder / 'data')
   workdir = folder / f'{past}-{seed}'
   if not (workdir / SUMMARY).exists():
-    _start_from(config, folder / f'start-{seed}')
     apart.run('benchmarks.revisits', config, workdir)
   return json.loads((workdir / SUMMARY).read_text())
-
-
-def _start_from(config, folder: pathlib.Path):
-  """Lets the last stage start from a run of the stages before, made if needed.
-
-  But for the tokenizer, which takes seconds and is the same every time.
-  """
-  *earlier, last = config.stages
-  start = config.copy_and_resolve_references()
-  start.stages, start.evaluate.teacher = tuple(earlier), earlier[-1]
-  start.evaluate.sections = ()
-  if not (folder / 'summary.json').exists():
-    apart.run('benchmarks.revisits', start, folder)
-  config.stages = ('tokenizer', last)
-  config[last].update(dict(start_from='', weights=str(folder)))
 
 
 def main(argv):
@@ -76,8 +59,7 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)  # JAX tells what backends it lacks.
   config = apart.config(argv[1])
   run.train_and_evaluate(config, argv[2])
-  if config.evaluate.sections:
-    evaluation.evaluate(config, argv[2])
+  evaluation.evaluate(config, argv[2])
 
 
 if __name__ == '__main__':
