@@ -1,18 +1,18 @@
 """What a long past is worth: a student that recalls beside two that do not.
 
 Players stand in generated mazes and look about, to the left, to the right and
-back (`lookout`): most of what comes into view has been seen before, most of that
-before the window. One small student is trained by Diffusion Forcing on clips of
-11 seconds, with as many FLOPs, to read of the past
+back (`lookout`): most of what comes into view has been seen before, and most of
+that before the window. One small student is trained by Diffusion Forcing on
+clips of 11 seconds, with as many FLOPs, to read of the past
 
   all      every frame
   window   the latest 2 frames and the first
   recall   those, and of all others the 3 that each token chooses (Mixture of
            Contexts, frames for chunks)
 
-What it knows comes by attention alone, which knows by the turns where each token
-looks (`compass`): the students differ in what they may read, not in what they
-could make of it.
+What it knows comes by attention alone, which knows from the turns where each
+token looks (`compass`): the students differ in what they may read, not in what
+they could make of it.
 
 Command:  python -m worldsim_jax.main --config=configs/revisits.py:recall \
             --workdir=runs/revisits/recall     (or revisits.py:window, :all)
