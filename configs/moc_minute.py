@@ -46,8 +46,7 @@ def get_config(arg: str = '') -> ConfigDict:
     _tiny(config, names)
   else:
     config.mesh.update(dict(data=1, fsdp=-1, context=4))
-  if 'published' in words:
-    config.teacher.weights = 'weights/wan_1_3b'
+  config.teacher.weights = 'weights/wan_1_3b' * ('published' in words)
   return config
 
 
@@ -74,7 +73,8 @@ def _tiny(config, names):
     if config[name].moc.get('chunk'):
       config[name].moc.chunk = chunk
     config[name].update(dict(
-        num_steps=40 if chunk else 240, clip_frames=SHOTS * 17))
+        num_steps=30 if chunk else 240, clip_frames=SHOTS * 17))
     config[name].optimizer.update(dict(learning_rate=1e-3, warmup_steps=10))
   config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
   config.mesh.update(dict(data=-1, fsdp=1))
+  config.loop.update(dict(log_every=10, save_every=40))
