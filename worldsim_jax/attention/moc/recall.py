@@ -22,6 +22,7 @@ the result is that of the whole sequence at once.
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from worldsim_jax.attention import attend as attention
@@ -110,9 +111,10 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
   batch, frames, tokens, heads, dim = q_BFNHD.shape
   flat = lambda x: x.reshape(batch, -1, heads, dim)
   q = flat(q_BFNHD)
-  chosen_BHKT = _choose(q, past, recall)
-  fetched_BHM, rank_BHS = _most_wanted(
-      chosen_BHKT, past.k.shape[1], recall.most)
+  kept = lambda x: checkpoint_name(x, moc.SELECTION)
+  chosen_BHKT = kept(_choose(q, past, recall))
+  fetched_BHM, rank_BHS = map(
+      kept, _most_wanted(chosen_BHKT, past.k.shape[1], recall.most))
   fixed_W, is_there_W = _always_read(past, recall)
   angles = rope.angles(past.position, *grid, dim)  # [S, N, D/2]
 
