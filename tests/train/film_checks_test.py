@@ -21,6 +21,9 @@ WRONG = (
      f'window=-1 must be at least 0 (config.{LAST}.moc.window)'),
     ('drops_more_than_all', {f'{LAST}.moc.drop_off': 1.5},
      'drop_off=1.5 must be in 0..1'),
+    ('adds_more_than_it_can', {f'{LAST}.moc.drop_in': 3.},
+     'drop_in=3.0 must be at most 2, as many as are ever added to a query '
+     f'(config.{LAST}.moc.drop_in)'),
     ('unknown_implementation', {f'{LAST}.moc.implementation': 'cuda'},
      "implementation='cuda' is not one of ('auto', "),
     ('kernels_where_none_can_run', {f'{LAST}.moc.implementation': 'pallas'},

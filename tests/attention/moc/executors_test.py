@@ -135,6 +135,33 @@ class ExecutorsTest(parameterized.TestCase):
     self.check(pallas_tpu.executor(128, 128, interpret=simulated), 4, 128, 128,
                dtype=dtype, atol=2e-6 if dtype == jnp.float32 else 2e-2)
 
+  @parameterized.parameters(
+      (pallas_tpu.executor(128, 128, interpret=True),),
+      (pallas_gpu.executor(32, 16, interpret=True),), (xla.executor(32, 16),))
+  def test_what_is_not_listed_is_not_read(self, executor):
+    tile, block = executor.tile, executor.block
+    q, keys, read = drawn(0, tile, block)
+    # Of table 0 all tiles but the first read blocks 0, 1 and 3; of table 1 all
+    # read block 1.
+    each = lambda *x: np.tile(np.int32(x)[:, None], (1, read.start.shape[1], 1))
+    read = packing.Ranges(each([0, 3], [1, 4]), each([2, 1], [1, 0]))
+    read.count[0, 0] = 0
+    back = readers(read, keys.valid.shape[1])
+    do = jax.random.normal(jax.random.key(0), q.shape) / 4
+    run = jax.jit(functools.partial(outputs, executor))
+    expected = run(q, keys, read, back, do)
+    # Were a block computed and then masked, its NaN would be in the sums.
+    is_read = np.repeat(back.count[..., 0] > 0, block, axis=1)
+    is_reading = np.repeat(read.count.sum(axis=-1) > 0, tile, axis=1)
+    spoilt = lambda x, keep: jnp.where(
+        np.repeat(keep, G // M, axis=0)[..., None], x, jnp.nan)
+    found = run(
+        spoilt(q, is_reading),
+        keys._replace(k=spoilt(keys.k, is_read), v=spoilt(keys.v, is_read)),
+        read, back, spoilt(do, is_reading))
+    for ours, its in zip(found, expected):
+      np.testing.assert_array_equal(ours, its)
+
   def test_a_tile_that_reads_nothing_says_so(self):
     q, keys, read = drawn(0, 16, 16)
     out, lse = jax.jit(xla.executor(16, 16).forward)(q, keys, read)

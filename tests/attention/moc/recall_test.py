@@ -14,10 +14,12 @@ from worldsim_jax.attention.moc import chunks
 from worldsim_jax.attention.moc import recall as recalling
 from worldsim_jax.attention.moc import routing
 from worldsim_jax.attention.moc.executors.blocks import Blocks
+from worldsim_jax.parallel import flops
 
 B, F, GRID, H, D = 2, 9, (2, 3), 2, 12
 N = GRID[0] * GRID[1]
 SMALL = Blocks(8, 8, 8, 8)
+FEW, MANY = 16, 16 * 64  # Slots of a cache.
 
 
 def draw(seed, *shape):
@@ -72,6 +74,18 @@ def whole(q, k, v, top_k, window, chunk):
           plan, routing=routing.Routing(top_k))).reshape(q.shape)
 
 
+def newest(past):
+  """A frame after those of the cache."""
+  q, k, v = film()
+  return recalling.attend(q[:, :1], k[:, :1], v[:, :1], past, GRID,
+                          recalling.Recall(2, most=3, window=1))
+
+
+@functools.cache
+def compiled(slots):
+  return jax.jit(newest).lower(past(*film()[1:], 8, slots)).compile()
+
+
 class RecallTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 0, 1), (2, 1, 1), (2, 0, 3))
@@ -116,19 +130,25 @@ class RecallTest(parameterized.TestCase):
     np.testing.assert_array_equal(slots[0, 0], [3, 5])
     np.testing.assert_array_equal(rank[0, 0], [-1, -1, -1, 0, -1, 1])
 
-  def test_what_is_computed_does_not_grow_with_the_past(self):
-    q, k, v = film()
-    recall = recalling.Recall(2, most=3, window=1)
-
-    def temporary(slots):
-      run = jax.jit(lambda past: recalling.attend(
-          q[:, :1], k[:, :1], v[:, :1], past, GRID, recall))
-      return run.lower(past(k, v, 8, slots)).compile().memory_analysis(
-          ).temp_size_in_bytes
-
-    few, many = temporary(16), temporary(16 * 64)
-    keys = 1008 * B * N * H * D * 4  # What the longer cache has more.
+  def test_no_memory_is_needed_for_a_longer_past(self):
+    # Beyond the cache itself: the longer one has more keys.
+    keys = (MANY - FEW) * B * N * H * D * 4
+    few, many = (compiled(slots).memory_analysis().temp_size_in_bytes
+                 for slots in (FEW, MANY))
     self.assertLess(many - few, keys / 2)
+
+  def test_a_longer_past_costs_one_product_per_frame_and_query(self):
+    product = 2 * D * B * H * N  # Of a descriptor with a frame's queries.
+    few, many = (flops.count(newest, past(*film()[1:], 8, slots))
+                 for slots in (FEW, MANY))
+    self.assertEqual(many - few, (MANY - FEW) * product)
+    # And what XLA counts besides, loops once: a score's mask, and D-long sums,
+    # less than five, that turn the descriptor to its time. Roping a frame's
+    # keys would be 3 N D.
+    few, many = (compiled(slots).cost_analysis()['flops']
+                 for slots in (FEW, MANY))
+    each = (many - few) / (MANY - FEW) - product
+    self.assertLess(each, B * H * (N + 5 * D))
 
   @parameterized.parameters(
       (dict(top_k=0, most=1), 'top_k=0 must be at least 1'),

@@ -1,6 +1,7 @@
 """Routing: the best chunks of the past, ties, disturbances, no gradient."""
 
 import functools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -88,6 +89,42 @@ class RoutingTest(parameterized.TestCase):
     kept = np.asarray((found == undisturbed) | (found == routing.EMPTY))
     self.assertTrue(kept.all())
 
+  @parameterized.parameters(1, 2, 3)
+  def test_drop_off_is_of_the_chunks_that_a_query_found(self, count):
+    table = chunks.table([[(1, 0, chunks.VIDEO)] * count
+                          + [(200, 1, chunks.VIDEO)]])
+    q, k, _ = drawn.queries_keys_values(
+        0, batch=1, heads=8, tokens=count + 200)
+    found = select(q, k, table, chunks.Rules(),
+                   routing.Routing(4, drop_off=1.), jax.random.key(0))
+    left = np.asarray((found >= 0).sum(axis=2))[..., count:]
+    # p < 1, so ⌊count p⌋ is never all of them: one chunk alone is kept. Else
+    # each number is as frequent: of 1,600 at most 20 more or less, five times.
+    counts = np.bincount(left.ravel(), minlength=count + 1)
+    self.assertEqual(counts[0], 0)
+    np.testing.assert_allclose(counts[1:], left.size / count, atol=100)
+
+  def test_each_block_of_queries_has_dice_of_its_own(self):
+    # Shot 1 has the rest of a block, two whole ones and a ragged one.
+    table = chunks.table([[(1, 0, chunks.VIDEO)] * 4 + [(76, 1, chunks.VIDEO)]])
+    q, k, _ = drawn.queries_keys_values(0, batch=1, heads=8, tokens=80)
+    q = jnp.broadcast_to(q[:, :1], q.shape)
+    how = routing.Routing(3, drop_off=1., drop_in=1.)
+    with mock.patch.object(routing, 'QUERIES_AT_ONCE', 25):
+      found = np.asarray(
+          select(q, k, table, chunks.Rules(), how, jax.random.key(0)))
+    best = np.asarray(select(q, k, table, chunks.Rules(), routing.Routing(3)))
+    self.assertTrue((found[..., :4] == routing.EMPTY).all())
+    chosen, added = found[..., 4:][:, :, :3], found[..., 4:][:, :, 3:]
+    self.assertTrue(((chosen == best[..., 4:]) | (chosen < 0)).all())
+    self.assertTrue((added < 4).all())
+    self.assertFalse((added[:, :, None] == np.where(
+        chosen < 0, -2, chosen)[:, :, :, None]).any())
+    parts = [found[..., first:first + 25] for first in (25, 50, 75)]
+    for part, other in (parts[:2], parts[1:]):
+      self.assertTrue((part[..., :other.shape[-1]] != other[
+          ..., :part.shape[-1]]).any())
+
   def test_drop_in_adds_poisson_many_new_candidates(self):
     table = chunks.of_frames(200, 1)
     q, k, _ = drawn.queries_keys_values(0, batch=1, heads=8, tokens=200)
@@ -123,7 +160,9 @@ class RoutingTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(top_k=0), 'top_k=0 must be at least 1'),
       (dict(top_k=1, drop_off=1.5), 'drop_off=1.5 must be in 0..1'),
-      (dict(top_k=1, drop_in=-1.), 'drop_in=-1.0 at least 0'))
+      (dict(top_k=1, drop_in=-1.), 'drop_in=-1.0 at least 0'),
+      (dict(top_k=1, drop_in=2.5), 'drop_in=2.5 must be at most 2, .* '
+       r'\(config.moc.drop_in\)'))
   def test_impossible_numbers_are_refused(self, numbers, message):
     with self.assertRaisesRegex(ValueError, message):
       routing.Routing(**numbers).check()

@@ -170,8 +170,10 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
     return reference.attend(
         q_BTHD, k_BSHD, v_BSHD, plan.table, plan.rules, selection_BHKT)
   batch, tokens, heads, dim = q_BTHD.shape
-  # Small products of bfloat16 took a CPU thirty times as long (jax 0.10).
-  dtype = jnp.float32 if layout.platform() == 'cpu' else q_BTHD.dtype
+  # Small products of bfloat16 took a CPU thirty times as long (jax 0.10). An
+  # interpreted kernel computes as it does on its device.
+  is_slow = layout.platform() == 'cpu' and not interpret
+  dtype = jnp.float32 if is_slow else q_BTHD.dtype
   fold = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, dim).astype(
       dtype)
   by_anchors, by_chunks = _executors(implementation, plan.blocks, interpret)

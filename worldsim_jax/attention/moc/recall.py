@@ -23,6 +23,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from worldsim_jax.attention import attend as attention
@@ -114,10 +115,13 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
   recall.check()
   batch, frames, tokens, heads, dim = q_BFNHD.shape
   flat = lambda x: x.reshape(batch, -1, heads, dim)
-  chosen_BHKT, fetched_BHM, place_BHKT = sequence.of_whole_heads(
+  chosen = sequence.of_whole_heads(
       functools.partial(_chosen, recall=recall),
       jax.lax.stop_gradient((flat(q_BFNHD), past.mean)),
       (past.frame, past.position, past.length))
+  # Chosen again, in a backward pass, it could be otherwise.
+  chosen_BHKT, fetched_BHM, place_BHKT = (
+      checkpoint_name(x, moc.SELECTION) for x in chosen)
   fixed_W, is_there_W = _always_read(past, recall)
   angles = rope.angles(past.position, *grid, dim)  # [S, N, D/2]
 

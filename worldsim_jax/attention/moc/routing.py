@@ -10,7 +10,8 @@ through the keys and values of what was chosen (a test holds it).
 In training two disturbances keep the router from starving chunks (Sec. 3.2).
 The paper publishes neither number, hence both are off by default:
 
-  drop-off  of each query ⌊p k⌋ of its chunks, p ~ U(0, drop_off), are removed
+  drop-off  of the n ≤ k chunks that a query chose ⌊p n⌋, p ~ U(0, drop_off),
+            are removed
   drop-in   m ~ Poisson(drop_in) random candidates are added, at most
             MOST_DROPPED_IN
 
@@ -38,7 +39,7 @@ class Routing(NamedTuple):
   Attributes:
     top_k: chunks of a query, k.
     drop_off: largest part of them that is removed, 0 to 1.
-    drop_in: mean number of random ones.
+    drop_in: mean number of random ones, 0 to MOST_DROPPED_IN.
   """
   top_k: int
   drop_off: float = 0.
@@ -57,6 +58,10 @@ class Routing(NamedTuple):
       raise ValueError(
           f'drop_off={self.drop_off} must be in 0..1 and '
           f'drop_in={self.drop_in} at least 0 (config.moc.drop_off, drop_in).')
+    if self.drop_in > MOST_DROPPED_IN:
+      raise ValueError(
+          f'drop_in={self.drop_in} must be at most {MOST_DROPPED_IN}, as many '
+          'as are ever added to a query (config.moc.drop_in).')
 
 
 def descriptors(k_BTHD, chunk_BT, num_chunks: int):
@@ -147,10 +152,12 @@ def _disturbed(chosen, allowed, rng, routing: Routing, block):
   rngs = jax.random.split(jax.random.fold_in(rng, block), 4)
   rows = (*chosen.shape[:-1], 1)
   part = jax.random.uniform(rngs[0], rows) * routing.drop_off
+  is_chosen = chosen != EMPTY
   dice = jax.random.uniform(rngs[1], chosen.shape)
+  dice = jnp.where(is_chosen, dice, jnp.inf)  # Empty slots come last.
   rank = jnp.sum(dice[..., None, :] < dice[..., None], axis=-1)
-  kept = jnp.where(
-      rank < jnp.floor(part * routing.top_k), EMPTY, chosen)
+  count = is_chosen.sum(axis=-1, keepdims=True)
+  kept = jnp.where(rank < jnp.floor(part * count), EMPTY, chosen)
   if not routing.drop_in:
     return kept
   number = jax.random.poisson(rngs[2], routing.drop_in, rows)
