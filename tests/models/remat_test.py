@@ -44,10 +44,10 @@ def recall(q, k, v):
   return out.sum()
 
 
-# What is kept: the selection; of a cache, also the slots that are fetched, and
+# What is kept: the selection; of a cache, the slots that are fetched, and
 # where among them each is.
 KEPT = {attend: [(B, H, 2, F * N)],
-        recall: [(B, H, 2, N), (B, H, 2), (B, H, 2, N)]}
+        recall: [(B, H, 2), (B, H, 2, N)]}
 
 
 def choices(f) -> int:
