@@ -226,7 +226,7 @@ def _executors(implementation: str, blocks: blocks_lib.Blocks, interpret):
            (blocks.chunk_tile, blocks.chunk_block))
   if implementation == 'xla':
     return [xla.executor(*size) for size in sizes]
-  if layout.platform() == 'gpu':
+  if layout.platform() == 'gpu' and not interpret:
     return [pallas_gpu.executor(*size) for size in sizes]
   return [pallas_tpu.executor(*size, blocks.part, interpret, runs)
           for size, runs in zip(sizes, (False, True))]
