@@ -96,6 +96,13 @@ class RecallTest(parameterized.TestCase):
     # fp32, means of keys that were roped before or after.
     np.testing.assert_allclose(found, expected, atol=5e-6)
 
+  def test_the_definition_recalls_the_same(self):
+    recall = recalling.Recall(2, most=3, window=1, sink=1)
+    by_definition = recall._replace(implementation='reference')
+    # Sums in another order, fp32.
+    np.testing.assert_allclose(streamed(*film(), by_definition, 3),
+                               streamed(*film(), recall, 3), atol=2e-6)
+
   def test_the_order_of_slots_is_irrelevant(self):
     q, k, v = film()
     recall = recalling.Recall(2, most=8, window=1, sink=1)

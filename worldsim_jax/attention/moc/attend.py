@@ -46,6 +46,7 @@ class Plan:
 
   Attributes:
     table: of the keys.
+    queries: their table; the same, or of other tokens with the same shots.
     shot_BT: int32, of each query.
     chunk_BS: int32, of each key.
     anchors: what is always read.
@@ -54,6 +55,7 @@ class Plan:
     blocks: sizes of tiles and blocks.
   """
   table: chunks_lib.ChunkTable
+  queries: chunks_lib.ChunkTable
   shot_BT: jax.Array
   chunk_BS: jax.Array
   anchors: packing.Anchors
@@ -119,7 +121,7 @@ def plan_between(queries: chunks_lib.ChunkTable, num_queries: int,
   is_video = jnp.asarray(table.kind) == chunks_lib.VIDEO
   numbers = jnp.arange(table.num_chunks)
   return Plan(
-      table, queries.shot_of_token(num_queries),
+      table, queries, queries.shot_of_token(num_queries),
       table.chunk_of_token(num_keys),
       packing.anchors(table, queries, rules, num_keys, num_queries,
                       blocks.anchor_tile, blocks.anchor_block),
@@ -168,7 +170,8 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
     return _counted(q_BTHD, k_BSHD, v_BSHD, mixture.keys)
   if implementation == 'reference':
     return reference.attend(
-        q_BTHD, k_BSHD, v_BSHD, plan.table, plan.rules, selection_BHKT)
+        q_BTHD, k_BSHD, v_BSHD, plan.table, plan.rules, selection_BHKT,
+        plan.queries)
   batch, tokens, heads, dim = q_BTHD.shape
   # Small products of bfloat16 took a CPU thirty times as long (jax 0.10). An
   # interpreted kernel computes as it does on its device.
