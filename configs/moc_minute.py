@@ -72,9 +72,9 @@ def _tiny(config, names):
   for name, chunk in zip(names, (0, 192, 96, 48, 24)):
     if config[name].moc.get('chunk'):
       config[name].moc.chunk = chunk
-    config[name].update(dict(
-        num_steps=30 if chunk else 240, clip_frames=SHOTS * 17))
-    config[name].optimizer.update(dict(learning_rate=1e-3, warmup_steps=10))
+    shots, steps = (SHOTS, 30) if chunk else (2, 900)  # Short films first.
+    config[name].update(dict(num_steps=steps, shots=shots, clip_frames=17 * shots))
+    config[name].optimizer.update(dict(learning_rate=2e-3, warmup_steps=10))
   config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
   config.mesh.update(dict(data=-1, fsdp=1))
-  config.loop.update(dict(log_every=10, save_every=40))
+  config.loop.update(dict(log_every=10, save_every=100))
