@@ -72,8 +72,8 @@ def _tiny(config, names):
   for name, chunk in zip(names, (0, 192, 96, 48, 24)):
     if config[name].moc.get('chunk'):
       config[name].moc.chunk = chunk
-    shots, steps = (SHOTS, 30) if chunk else (2, 900)  # Short films first.
-    config[name].update(dict(num_steps=steps, shots=shots, clip_frames=17 * shots))
+    n, steps = (SHOTS, 30) if chunk else (2, 900)  # Short films first.
+    config[name].update(dict(num_steps=steps, shots=n, clip_frames=17 * n))
     config[name].optimizer.update(dict(learning_rate=2e-3, warmup_steps=10))
   config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
   config.mesh.update(dict(data=-1, fsdp=1))
