@@ -133,7 +133,7 @@ class ManyStepsTest(absltest.TestCase):
 
   def expected(self, sampling, state, velocity):
     """By the sampler for whole clips, x0 and what goes into the cache."""
-    given = tiny.ACTIONS.frames(tiny.GIVEN, 1).with_image(
+    given = tiny.ACTIONS.headed().frames(tiny.GIVEN, 1).with_image(
         tiny.CONTEXT[:, -1:], jnp.ones((B, 1)))
     fn = lambda x, t, given: velocity(
         tiny.random_params(), x, t, given, None, state.cache)
