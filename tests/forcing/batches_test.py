@@ -63,8 +63,12 @@ class BatchesTest(absltest.TestCase):
       self.assertContinuesFrom(before_future(numbered(5), given), frames)
 
   def test_conditioning_has_the_streams_of_the_batch(self):
-    found = batches.conditioning({'latents': 0, 'actions': 1})
-    self.assertEqual((found.actions, found.text, found.image), (1, None, None))
+    actions = np.float32([[[0, 0, 1], [0, 0, -2]]])
+    found = batches.conditioning({'latents': 0, 'actions': actions})
+    self.assertIs(found.actions, actions)
+    self.assertIsNone(found.text)
+    self.assertIsNone(found.image)
+    self.assertEqual(np.sign(found.heading).tolist(), [[1, -1]])
 
   def test_actions_of_a_latent_frame_lie_side_by_side(self):
     # Pixel frames 0..8 in latent frames of 4: the first one stands alone.

@@ -81,8 +81,11 @@ class OnHostTest(absltest.TestCase):
                  'time.sleep(60)')
     self.on_host('run')
     log = self.folder / 'runs/host.log'
-    while 'ready' not in log.read_text():
+    for _ in range(1200):  # A minute, of what takes a second.
+      if 'ready' in log.read_text():
+        break
       time.sleep(0.05)
+    self.assertIn('ready', log.read_text())
     second = self.on_host('run')
     self.assertEqual(second.returncode, 1)
     self.assertIn('a run is going on', second.stderr)
