@@ -26,6 +26,7 @@ REGISTRY = {
     'moc': 'Mixture of Contexts beside dense attention, by length',
     'revisits': 'what a student knows of a long past, by how it reads it',
     'moc_tpu_static': 'MoC kernels: cycles that the TPU compiler schedules',
+    'moc_gpu_static': "MoC kernels: registers, by the GPU's compilers",
     'wan_cpu': "Wan's transformer and VAE on a CPU, beside diffusers'",
 }
 

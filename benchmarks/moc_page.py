@@ -1,4 +1,4 @@
-"""docs/moc.md: tables of `benchmarks.run moc`, `moc_tpu_static`, `revisits`.
+"""docs/moc.md: tables of `benchmarks.run moc`, `moc_*_static`, `revisits`.
 
   python -m benchmarks.moc_page
 
@@ -26,7 +26,7 @@ def tables() -> dict[str, str]:
   """The page's tables, by name."""
   return {name: _table(name, make) for name, make in (
       ('moc', _ratios), ('moc_tpu_static', _schedules),
-      ('revisits', _revisits))}
+      ('moc_gpu_static', _registers), ('revisits', _revisits))}
 
 
 def _table(name: str, make) -> str:
@@ -65,6 +65,20 @@ def _schedules(rows) -> str:
         *['{:.0%} ({:.0%})'.format(*share[chip, tile, block, k])
           for k in kernels]]
        for chip, tile, block in sizes])
+
+
+def _registers(rows) -> str:
+  kernels = list(dict.fromkeys(row['kernel'] for row in rows))
+  size = lambda row: tuple(
+      row[name] for name in ('tile', 'block', 'warps', 'stages'))
+  cells = {(size(row), row['kernel']): '{}{}{}'.format(
+      row['registers'], f', {row["spills"]} B spilt' * (row['spills'] > 0),
+      ', serialised' * row['serialised']) for row in rows}
+  return pages.markdown(
+      ['tile x block', 'warps', 'stages', *[f'`{k}`' for k in kernels]],
+      [[f'{tile} x {block}', str(warps), str(stages),
+        *[cells[(tile, block, warps, stages), k] for k in kernels]]
+       for tile, block, warps, stages in dict.fromkeys(map(size, rows))])
 
 
 def _revisits(rows) -> str:

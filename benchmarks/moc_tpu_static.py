@@ -33,14 +33,17 @@ CHIPS = {'v5e:1x1': 4 * 2 * 128**2, 'v5p:2x2x1': 4 * 2 * 128**2,
          'v6e:1x1': 2 * 2 * 256**2, 'tpu7x:2x2x1': 2 * 2 * 256**2}
 SIZES = ((512, 256), (512, 512), (1024, 512), (1024, 1024))
 PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4, 'moc_dkv_of_runs': 4}
+FUNCTIONS = 'forward', 'backward_queries', 'backward_keys'
 DIM = 128
+TOKENS, CHUNK, TOP_K = 180_224, 1280, 5  # The paper's minute.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def benchmark(options):
   """A row per chip, kernel and size."""
   del options
-  return [row for chip in CHIPS for size in SIZES for row in _rows(chip, *size)]
+  return [row for chip in CHIPS for size in SIZES
+          for row in scheduled(chip, *size)]
 
 
 def details(options) -> dict:
@@ -58,7 +61,8 @@ def details(options) -> dict:
   return {'minute': found}
 
 
-def _rows(chip: str, tile: int, block: int):
+def scheduled(chip: str, tile: int, block: int) -> list[dict]:
+  """A row per kernel, as the module says."""
   with tempfile.TemporaryDirectory() as folder:
     # libtpu reads its arguments once, when it is loaded.
     done = subprocess.run(
@@ -85,8 +89,20 @@ def _row(chip, tile, block, kernel, segments):
           'loop': sum(s.bundles for s in segments if s.label in ('LB', 'PF'))}
 
 
-def compile_minute(topology: str, tokens=180_224, chunk=1280, top_k=5) -> dict:
-  """The gradient of a layer with two heads, for one chip."""
+def compile_minute(topology: str) -> dict:
+  """The gradient of a layer with two heads of a minute's film, for one chip."""
+  begin = time.perf_counter()
+  compiled = lower_layer(topology).compile()
+  memory = compiled.memory_analysis()
+  return {'chip': topology.split(':')[0],
+          'temporary_gib': memory.temp_size_in_bytes / 2**30,
+          'kernels': compiled.as_text().count('tpu_custom_call'),
+          'compile_seconds': time.perf_counter() - begin}
+
+
+def lower_layer(topology: str, tokens=TOKENS, chunk=CHUNK, top_k=TOP_K,
+                heads=2):
+  """The gradient of a layer, for one chip, to be compiled."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
   import jax
@@ -100,7 +116,7 @@ def compile_minute(topology: str, tokens=180_224, chunk=1280, top_k=5) -> dict:
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(topology)[1][:1])
   split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   x = jax.ShapeDtypeStruct(
-      (1, tokens, 2, DIM), jnp.bfloat16, sharding=split)
+      (1, tokens, heads, DIM), jnp.bfloat16, sharding=split)
   table = chunks.table([chunks.of_shots([tokens // 8] * 8, chunk)])
   rules = chunks.Rules()
 
@@ -109,29 +125,39 @@ def compile_minute(topology: str, tokens=180_224, chunk=1280, top_k=5) -> dict:
     mixture = moc.Mixture(plan, routing=routing.Routing(top_k))
     return jnp.sum(moc.attend(q, k, v, mixture).astype(jnp.float32)**2)
 
-  begin = time.perf_counter()
   with jax.set_mesh(mesh):
-    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
-  memory = compiled.memory_analysis()
-  return {'chip': topology.split(':')[0],
-          'temporary_gib': memory.temp_size_in_bytes / 2**30,
-          'kernels': compiled.as_text().count('tpu_custom_call'),
-          'compile_seconds': time.perf_counter() - begin}
+    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x)
 
 
 def compile_kernels(topology: str, tile: int, block: int):
-  """All three, for one chip, with two heads and three ranges a tile."""
+  """All four, for one chip."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
-  import jax
-  import jax.numpy as jnp
-  from worldsim_jax.attention.moc import executors
-  from worldsim_jax.attention.moc import packing
   from worldsim_jax.attention.moc.executors import blocks as blocks_lib
   from worldsim_jax.attention.moc.executors import pallas_tpu
   from worldsim_jax.parallel import mesh as meshes
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(topology)[1][:1])
+  part = blocks_lib.of_kind(mesh.devices.flat[0].device_kind).part
+  compile_for(mesh, pallas_tpu.executor(tile, block, part))
+  compile_for(mesh, pallas_tpu.executor(tile, block, part, runs=True),
+              names=('backward_keys',))
+
+
+def compile_for(mesh, executor, names=FUNCTIONS):
+  """Compiles an executor's functions, with two heads and three ranges a tile.
+
+  Args:
+    mesh: of one device, which need not be here.
+    executor: for it.
+    names: of its functions.
+  """
+  import jax
+  import jax.numpy as jnp
+  from worldsim_jax.attention.moc import executors
+  from worldsim_jax.attention.moc import packing
+
+  tile, block = executor.tile, executor.block
   split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   array = lambda dtype, *shape: jax.ShapeDtypeStruct(
       shape, dtype, sharding=split)
@@ -141,18 +167,14 @@ def compile_kernels(topology: str, tile: int, block: int):
   keys = executors.Keys(rows(blocks * block), rows(blocks * block),
                         array(jnp.int32, 1, blocks))
   q, row = rows(tiles * tile), array(jnp.float32, heads, tiles * tile)
-  kind = mesh.devices.flat[0].device_kind
-  part = blocks_lib.of_kind(kind).part
-  made = pallas_tpu.executor(tile, block, part)
-  of_runs = pallas_tpu.executor(tile, block, part, runs=True)
+  args = {
+      'forward': (q, keys, ranges(tiles, 3)),
+      'backward_queries': (q, keys, ranges(tiles, 3), q, row, row),
+      'backward_keys': (q, keys, ranges(blocks, 1), q, row, row,
+                        ranges(tiles, 1))}
   with jax.set_mesh(mesh):
-    for fn, args in (
-        (made.forward, (q, keys, ranges(tiles, 3))),
-        (made.backward_queries, (q, keys, ranges(tiles, 3), q, row, row)),
-        (made.backward_keys, (q, keys, ranges(blocks, 1), q, row, row)),
-        (of_runs.backward_keys, (q, keys, ranges(blocks, 1), q, row, row,
-                                 ranges(tiles, 1)))):
-      jax.jit(fn).lower(*args).compile()
+    for name in names:
+      jax.jit(getattr(executor, name)).lower(*args[name]).compile()
 
 
 if __name__ == '__main__':

@@ -2,17 +2,26 @@
 
 import functools
 import importlib.util
+import json
+import math
+import re
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+from jax._src.lib import triton  # Only Triton's own program shows offsets.
 from jax.experimental.pallas import tpu as pltpu
+from jax.extend.mlir import ir
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import moc_gpu_static
+from benchmarks import moc_page
+from benchmarks import moc_tpu_static
 from worldsim_jax.attention.moc import executors
 from worldsim_jax.attention.moc import packing
+from worldsim_jax.attention.moc.executors import blocks as blocks_lib
 from worldsim_jax.attention.moc.executors import pallas_gpu
 from worldsim_jax.attention.moc.executors import pallas_tpu
 from worldsim_jax.attention.moc.executors import xla
@@ -120,10 +129,14 @@ class ExecutorsTest(parameterized.TestCase):
     for ours, its in zip(found, expected):
       np.testing.assert_array_equal(ours, its)  # In the same order.
 
-  @parameterized.parameters((0, 32, 16, 64), (1, 16, 32, 128))
+  @parameterized.parameters((0, 32, 16, 64), (1, 16, 32, 128), (2, 64, 128, 64))
   def test_gpu_kernels_equal_the_loops(self, seed, tile, block, dim):
     self.check(pallas_gpu.executor(tile, block, interpret=True), seed, tile,
                block, dim)
+
+  def test_gpu_kernels_in_bfloat16(self):
+    self.check(pallas_gpu.executor(64, 32, interpret=True), 3, 64, 32, 64,
+               dtype=jnp.bfloat16, atol=2e-2)
 
   @parameterized.parameters(jnp.float32, jnp.bfloat16)
   @pytest.mark.slow
@@ -176,17 +189,82 @@ class ExecutorsTest(parameterized.TestCase):
     reason="needs libtpu: pip install 'worldsim_jax[aot]'")
 class CompilerTest(parameterized.TestCase):
 
-  @parameterized.parameters('v5e:1x1', 'v5p:2x2x1', 'v6e:1x1', 'tpu7x:2x2x1')
-  def test_the_tpu_compiler_takes_the_kernels(self, topology):
-    from benchmarks import moc_tpu_static
-    moc_tpu_static.compile_kernels(topology, 512, 512)
+  @parameterized.parameters(*moc_tpu_static.CHIPS)
+  def test_schedules_are_no_longer_than_those_recorded(self, topology):
+    # Else docs/moc.md is out of date, and a kernel slower than it was.
+    found = moc_tpu_static.scheduled(topology, 512, 512)
+    name = lambda row: tuple(
+        row[key] for key in ('chip', 'kernel', 'tile', 'block'))
+    recorded = {name(row): row for row in json.loads(
+        (moc_page.RESULTS / 'moc_tpu_static.json').read_text())['rows']}
+    self.assertLen(found, len(moc_tpu_static.PRODUCTS))
+    for row in found:
+      for length in 'cycles', 'loop', 'spills':
+        self.assertLessEqual(row[length], 1.05 * recorded[name(row)][length],
+                             f'{length} of {name(row)}')
 
   def test_the_tpu_compiler_takes_a_layer_of_a_film(self):
-    from benchmarks import moc_tpu_static
-    found = moc_tpu_static.compile_minute(
-        'v5p:2x2x1', tokens=8 * 1024, chunk=256, top_k=3)
+    compiled = moc_tpu_static.lower_layer(
+        'v5p:2x2x1', tokens=8 * 1024, chunk=256, top_k=3).compile()
     # Forwards, dq, and dk with dv: of the anchors and of the chunks.
-    self.assertEqual(found['kernels'], 6)
+    self.assertEqual(compiled.as_text().count('tpu_custom_call'), 6)
+
+  def test_a_layer_of_a_minute_has_no_array_of_all_pairs(self):
+    text = moc_tpu_static.lower_layer('v5p:2x2x1', heads=24).as_text()
+    largest = max(
+        math.prod(map(int, shape.split('x'))) for shape in re.findall(
+            r'tensor<([0-9]+(?:x[0-9]+)*)x(?:bf16|f32|i32|i1)>', text))
+    # Nor one of each query with each chunk that it chose: these are gathered
+    # for a few heads at a time, so that int32 counts the numbers of any array.
+    self.assertLess(largest, 1.1 * 24 * 128 * moc_tpu_static.TOKENS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec('jax_cuda12_plugin') is None,
+    reason="needs the CUDA compilers: pip install 'worldsim_jax[cuda]'")
+class GpuCompilerTest(absltest.TestCase):
+
+  def test_programs_of_the_chosen_size_keep_all_in_registers(self):
+    sizes = blocks_lib.of_kind('NVIDIA H100')
+    for row in moc_gpu_static.scheduled(
+        sizes.anchor_tile, sizes.anchor_block, *moc_gpu_static.LAUNCH):
+      self.assertEqual((row['spills'], row['serialised']), (0, False), row)
+      self.assertGreater(row['wgmma'], 0)
+
+
+def triton_program(fn, *args) -> str:
+  """What Pallas hands to the GPU's compiler, for the first kernel of fn."""
+  module = jax.jit(fn).trace(*args).lower(
+      lowering_platforms=('cuda',)).compiler_ir()
+  calls = []
+  def visit(op):
+    if op.name == 'stablehlo.custom_call':
+      calls.append(op)
+    return ir.WalkResult.ADVANCE
+  module.operation.walk(visit)
+  code = calls[0].attributes['mhlo.backend_config']['ir'].value_bytes
+  with module.context:
+    triton.dialect.register_dialect(module.context)
+    return str(ir.Module.parse(code))
+
+
+class LoweringTest(parameterized.TestCase):
+
+  @parameterized.parameters((1, 'i32'), (8, 'i64'))
+  def test_offsets_into_the_keys_of_a_film_are_wide_enough(
+      self, minutes, integer):
+    # 24 heads of eight minutes are 4.4e9 numbers.
+    tile, block, rows = 128, 64, minutes * moc_tpu_static.TOKENS
+    shape = jax.ShapeDtypeStruct
+    x = shape((24, rows, 128), jnp.bfloat16)
+    ranges = packing.Ranges(*[shape((1, rows // tile, 1), jnp.int32)] * 2)
+    keys = executors.Keys(x, x, shape((1, rows // block), jnp.int32))
+    program = triton_program(
+        pallas_gpu.executor(tile, block).forward, x, keys, ranges)
+    offsets = re.findall(r'tt.addptr.*<bf16>>, tensor<.*x(i\d+)>', program)
+    self.assertNotEmpty(offsets)
+    self.assertEqual(set(offsets), {integer})
 
 
 if __name__ == '__main__':

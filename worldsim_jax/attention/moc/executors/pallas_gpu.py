@@ -2,11 +2,13 @@
 
 A program per head and tile; it loops over the blocks that the tile reads, in
 global memory, so that its time follows the length of its list. Sums are held in
-registers, in float32: a tile of 128, a block of 64 and D = 128 are what 8 warps
-have room for without spilling (ptxas, sm_90a).
+registers, in float32: how many rows and warps have room for them is what
+`python -m benchmarks.run moc_gpu_static` asks the compiler. Of float32, whose
+products the matrix units do not take, a program works on a part of a tile.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -18,31 +20,43 @@ from worldsim_jax.attention.moc import executors
 from worldsim_jax.attention.moc import packing
 
 HEAD_DIMS = 64, 128  # Triton's blocks are powers of two.
-_WARPS = {128: 8, 64: 4, 32: 4, 16: 4}  # by rows of a tile
-_STAGES = 2
+# Rows of float32 at a time, and warps: without spilling.
+FLOAT32_ROWS, _FLOAT32_WARPS = 32, 4
 
 
-def executor(tile: int, block: int, interpret: bool = False):
+class Launch(NamedTuple):
+  """How programs run.
+
+  Attributes:
+    warps: of a program, 32 threads each.
+    stages: loads that are under way at a time.
+    interpret: True to run the programs step by step, anywhere.
+  """
+  warps: int = 8
+  stages: int = 2
+  interpret: bool = False
+
+
+def executor(tile: int, block: int, **launch):
   """Of tiles and blocks of these sizes, powers of two from 16 on.
 
   Args:
     tile, block: rows of queries and of keys that a program works on at a time.
-    interpret: True to run the programs step by step, anywhere.
+    **launch: of Launch.
   """
   bound = lambda f: functools.partial(
-      f, tile=tile, block=block, interpret=interpret)
+      f, tile=tile, block=block, launch=Launch(**launch))
   return executors.Executor(
       bound(forward), bound(backward_queries), bound(backward_keys), tile,
       block)
 
 
 def forward(q_GQD, keys: executors.Keys, read: packing.Ranges, *, tile: int,
-            block: int, interpret: bool):
+            block: int, launch: Launch):
   """See executors.Executor."""
   heads, rows, dim = q_GQD.shape
   return _call(
-      functools.partial(_forward_kernel, block=block), 'moc_forward', heads,
-      keys, read, tile, interpret,
+      _forward_kernel, 'moc_forward', keys, read, tile, block, launch,
       tiles=(q_GQD,), wholes=(keys.k, keys.v),
       outputs=(jax.ShapeDtypeStruct((heads, rows, dim), q_GQD.dtype),
                jax.ShapeDtypeStruct((heads, rows), jnp.float32)))
@@ -50,11 +64,10 @@ def forward(q_GQD, keys: executors.Keys, read: packing.Ranges, *, tile: int,
 
 def backward_queries(q_GQD, keys: executors.Keys, read: packing.Ranges,
                      do_GQD, lse_GQ, delta_GQ, *, tile: int, block: int,
-                     interpret: bool):
+                     launch: Launch):
   """See executors.Executor."""
   dq, = _call(
-      functools.partial(_dq_kernel, block=block), 'moc_dq', len(q_GQD), keys,
-      read, tile, interpret,
+      _dq_kernel, 'moc_dq', keys, read, tile, block, launch,
       tiles=(q_GQD, do_GQD, lse_GQ, delta_GQ), wholes=(keys.k, keys.v),
       outputs=(jax.ShapeDtypeStruct(q_GQD.shape, jnp.float32),))
   return dq
@@ -62,59 +75,75 @@ def backward_queries(q_GQD, keys: executors.Keys, read: packing.Ranges,
 
 def backward_keys(q_GQD, keys: executors.Keys, readers: packing.Ranges,
                   do_GQD, lse_GQ, delta_GQ, read=None, *, tile: int, block: int,
-                  interpret: bool):
+                  launch: Launch):
   """See executors.Executor."""
   del read
   return _call(
-      functools.partial(_dkv_kernel, tile=tile), 'moc_dkv', len(q_GQD), keys,
-      readers, block, interpret,
+      _dkv_kernel, 'moc_dkv', keys, readers, block, tile, launch,
       tiles=(keys.k, keys.v), wholes=(q_GQD, do_GQD, lse_GQ, delta_GQ),
       outputs=(jax.ShapeDtypeStruct(keys.k.shape, jnp.float32),) * 2)
 
 
-def _call(kernel, name: str, heads: int, keys: executors.Keys,
-          ranges: packing.Ranges, rows: int, interpret: bool, *, tiles, wholes,
-          outputs):
+def _call(kernel, name: str, keys: executors.Keys, ranges: packing.Ranges,
+          rows: int, part: int, launch: Launch, *, tiles, wholes, outputs):
   """A program for each head and each `rows` rows of the tiles.
 
   Args:
     kernel: of references: starts and counts [R] of the program's list, valid
-      [n], then its rows of the tiles, all rows of the wholes, its outputs.
+      [n], then its rows of the tiles, all rows of the wholes, its outputs; and
+      of `part`, the rows of each thing in its list.
     tiles, wholes: arrays [G, rows, ...].
     outputs: shapes, like tiles.
   """
+  heads, valid_Mn = len(tiles[0]), keys.valid
+  if tiles[0].dtype == jnp.float32:
+    rows, part, ranges, valid_Mn = _finer(rows, part, ranges, valid_Mn)
+    launch = launch._replace(warps=_FLOAT32_WARPS)
   tables, n, _ = ranges.start.shape
   m = functools.partial(
       executors.table_of, num_heads=heads, num_tables=tables)
   valid = functools.partial(executors.table_of, num_heads=heads,
-                            num_tables=len(keys.valid))
+                            num_tables=len(valid_Mn))
   of_list = pl.BlockSpec((None, None, ranges.start.shape[2]),
-                         lambda g, t: (m(g), t, 0))
+                         lambda t, g: (m(g), t, 0))
   own = lambda x: pl.BlockSpec(
-      (None, rows, *x.shape[2:]), lambda g, t: (g, t, 0)[:x.ndim])
+      (None, rows, *x.shape[2:]), lambda t, g: (g, t, 0)[:x.ndim])
   whole = lambda x: pl.BlockSpec(
-      (None, *x.shape[1:]), lambda g, t: (g, 0, 0)[:x.ndim])
+      (None, *x.shape[1:]), lambda t, g: (g, 0, 0)[:x.ndim])
+  # Programs that run beside each other are of one head, and share its keys in
+  # the cache; and a grid's second dimension ends at 65,535.
   return pl.pallas_call(
-      kernel, grid=(heads, n),
+      functools.partial(kernel, part=part), grid=(n, heads),
       in_specs=[of_list, of_list,
-                pl.BlockSpec((None, keys.valid.shape[1]),
-                             lambda g, t: (valid(g), 0)),
+                pl.BlockSpec((None, valid_Mn.shape[1]),
+                             lambda t, g: (valid(g), 0)),
                 *map(own, tiles), *map(whole, wholes)],
       out_specs=[*map(own, outputs)], out_shape=outputs, name=name,
       compiler_params=plgpu.CompilerParams(
-          num_warps=_WARPS.get(rows, 8), num_stages=_STAGES),
-      interpret=interpret,
-  )(ranges.start, ranges.count, keys.valid, *tiles, *wholes)
+          num_warps=launch.warps, num_stages=launch.stages),
+      interpret=launch.interpret,
+  )(ranges.start, ranges.count, valid_Mn, *tiles, *wholes)
+
+
+def _finer(rows: int, part: int, ranges: packing.Ranges, valid_Mn):
+  """The same lists for tiles, and of parts, of at most FLOAT32_ROWS rows."""
+  tiles, parts = (max(size // FLOAT32_ROWS, 1) for size in (rows, part))
+  ranges = packing.Ranges(*(
+      jnp.repeat(x * parts, tiles, axis=1) for x in ranges))
+  part //= parts
+  valid = jnp.clip(
+      valid_Mn[..., None] - part * jnp.arange(parts), 0, part)
+  return rows // tiles, part, ranges, valid.reshape(len(valid), -1)
 
 
 def _forward_kernel(start_ref, count_ref, valid_ref, q_ref, k_ref, v_ref,
-                    out_ref, lse_ref, *, block: int):
+                    out_ref, lse_ref, *, part: int):
   q = q_ref[...]
   tile, dim = q.shape
 
   def step(n, carry):
     largest, total, out = carry
-    b, rows = _nth(start_ref, count_ref, n, block)
+    b, rows = _nth(start_ref, count_ref, n, part)
     s = _logits(q, k_ref[rows, :], valid_ref[b])
     new = jnp.maximum(largest, s.max(axis=1))
     p = jnp.exp2(s - new[:, None])
@@ -134,11 +163,11 @@ def _forward_kernel(start_ref, count_ref, valid_ref, q_ref, k_ref, v_ref,
 
 
 def _dq_kernel(start_ref, count_ref, valid_ref, q_ref, do_ref, lse_ref,
-               delta_ref, k_ref, v_ref, dq_ref, *, block: int):
+               delta_ref, k_ref, v_ref, dq_ref, *, part: int):
   q, do, lse, delta = q_ref[...], do_ref[...], lse_ref[...], delta_ref[...]
 
   def step(n, dq):
-    b, rows = _nth(start_ref, count_ref, n, block)
+    b, rows = _nth(start_ref, count_ref, n, part)
     k = k_ref[rows, :]
     p = jnp.exp2(_logits(q, k, valid_ref[b]) - lse[:, None])
     ds = p * (_dot(do, v_ref[rows, :].T) - delta[:, None])
@@ -149,13 +178,13 @@ def _dq_kernel(start_ref, count_ref, valid_ref, q_ref, do_ref, lse_ref,
 
 
 def _dkv_kernel(start_ref, count_ref, unused_valid_ref, k_ref, v_ref, q_ref,
-                do_ref, lse_ref, delta_ref, dk_ref, dv_ref, *, tile: int):
+                do_ref, lse_ref, delta_ref, dk_ref, dv_ref, *, part: int):
   # Rows that are no tokens get gradients that nobody takes.
   k, v = k_ref[...], v_ref[...]
 
   def step(n, carry):
     dk, dv = carry
-    _, rows = _nth(start_ref, count_ref, n, tile)
+    _, rows = _nth(start_ref, count_ref, n, part)
     q, do = q_ref[rows, :], do_ref[rows, :]
     p = jnp.exp2(_dot(k, q.T) - lse_ref[rows][None])
     ds = p * (_dot(v, do.T) - delta_ref[rows][None])
