@@ -9,11 +9,15 @@ what ptxas says of the program that Triton writes, in bf16 with D = 128.
   serialised  whether products wait for each other for want of registers
   wgmma       instructions for products by warp groups, Hopper's fast ones
 
+`minute` is the gradient of one layer with 12 heads of the paper's film, as in
+moc_tpu_static.
+
 Nothing is measured, and the CUDA wheels are needed (`pip install
 'worldsim_jax[cuda]'`), but no GPU. executors/blocks.py has the sizes that were
 chosen.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -39,17 +43,18 @@ def benchmark(options):
   return [row for size in SIZES for row in scheduled(*size)]
 
 
+def details(options) -> dict:
+  """What the compiler makes of a whole layer."""
+  del options
+  return {'minute': json.loads(
+      moc_tpu_static.apart('moc_gpu_static').splitlines()[-1])}
+
+
 def scheduled(tile: int, block: int, warps: int, stages: int) -> list[dict]:
   """A row per kernel, as the module says."""
-  size = tuple(map(str, (tile, block, warps, stages)))
   with tempfile.TemporaryDirectory() as folder:
-    done = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.moc_gpu_static', *size],
-        cwd=moc_tpu_static.ROOT, check=False, capture_output=True, text=True,
-        env=os.environ | {'XLA_FLAGS': f'--xla_dump_to={folder}'})
-    if done.returncode:
-      raise UserError(f'{" ".join(size)}: the compiler failed:\n'
-                      f'{done.stderr[-2000:]}')
+    moc_tpu_static.apart('moc_gpu_static', tile, block, warps, stages,
+                         XLA_FLAGS=f'--xla_dump_to={folder}')
     return [{'kernel': kernel, 'tile': tile, 'block': block, 'warps': warps,
              'stages': stages} | figures(pathlib.Path(folder), kernel)
             for kernel in KERNELS]
@@ -57,9 +62,8 @@ def scheduled(tile: int, block: int, warps: int, stages: int) -> list[dict]:
 
 def figures(folder: pathlib.Path, kernel: str) -> dict:
   """What ptxas says of a kernel's program."""
-  programs = [path for path in folder.glob('*.ptx')
-              if f'.entry {kernel}' in path.read_text()]
-  program, = programs
+  program, = (path for path in folder.glob('*.ptx')
+              if f'.entry {kernel}' in path.read_text())
   done = subprocess.run(
       [ptxas(), '-arch=sm_90a', '-v', str(program), '-o', os.devnull],
       check=True, capture_output=True, text=True)
@@ -95,4 +99,8 @@ def compile_kernels(tile: int, block: int, warps: int, stages: int):
 
 
 if __name__ == '__main__':
-  compile_kernels(*map(int, sys.argv[1:]))
+  if len(sys.argv) == 1:
+    print(json.dumps(moc_tpu_static.compile_minute(
+        CHIP, heads=12, kernel='__gpu$xla.gpu.triton')))
+  else:
+    compile_kernels(*map(int, sys.argv[1:]))

@@ -49,31 +49,31 @@ def benchmark(options):
 def details(options) -> dict:
   """What the compiler makes of a whole layer."""
   del options
-  found = []
-  for chip in CHIPS:
-    done = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.moc_tpu_static', chip], cwd=ROOT,
-        check=False, capture_output=True, text=True)
-    if done.returncode:
-      raise UserError(f'{chip}, the minute: the compiler failed:\n'
-                      f'{done.stderr[-2000:]}')
-    found.append(json.loads(done.stdout.splitlines()[-1]))
-  return {'minute': found}
+  return {'minute': [json.loads(
+      apart('moc_tpu_static', chip).splitlines()[-1]) for chip in CHIPS]}
 
 
 def scheduled(chip: str, tile: int, block: int) -> list[dict]:
   """A row per kernel, as the module says."""
   with tempfile.TemporaryDirectory() as folder:
-    # libtpu reads its arguments once, when it is loaded.
-    done = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.moc_tpu_static', chip, str(tile),
-         str(block)], cwd=ROOT, check=False, capture_output=True, text=True,
-        env=os.environ | {'LIBTPU_INIT_ARGS': llo.dumping(folder)})
-    if done.returncode:
-      raise UserError(f'{chip} {tile}x{block}: the compiler failed:\n'
-                      f'{done.stderr[-2000:]}')
+    apart('moc_tpu_static', chip, tile, block,
+          LIBTPU_INIT_ARGS=llo.dumping(folder))
     return [_row(chip, tile, block, kernel, llo.segments(folder, kernel))
             for kernel in PRODUCTS]
+
+
+def apart(name: str, *args, **environment) -> str:
+  """What a module of this folder prints, in a process of its own.
+
+  Compilers read what they shall write out once, when they are loaded.
+  """
+  done = subprocess.run(
+      [sys.executable, '-m', f'benchmarks.{name}', *map(str, args)], cwd=ROOT,
+      check=False, capture_output=True, text=True, env=os.environ | environment)
+  if done.returncode:
+    raise UserError(f'{name} {" ".join(map(str, args))}: the compiler failed:\n'
+                    f'{done.stderr[-2000:]}')
+  return done.stdout
 
 
 def _row(chip, tile, block, kernel, segments):
@@ -89,14 +89,14 @@ def _row(chip, tile, block, kernel, segments):
           'loop': sum(s.bundles for s in segments if s.label in ('LB', 'PF'))}
 
 
-def compile_minute(topology: str) -> dict:
-  """The gradient of a layer with two heads of a minute's film, for one chip."""
+def compile_minute(topology: str, heads=2, kernel='tpu_custom_call') -> dict:
+  """The gradient of a layer of a minute's film, for one chip."""
   begin = time.perf_counter()
-  compiled = lower_layer(topology).compile()
+  compiled = lower_layer(topology, heads=heads).compile()
   memory = compiled.memory_analysis()
-  return {'chip': topology.split(':')[0],
+  return {'chip': topology.split(':')[0], 'heads': heads,
           'temporary_gib': memory.temp_size_in_bytes / 2**30,
-          'kernels': compiled.as_text().count('tpu_custom_call'),
+          'kernels': compiled.as_text().count(kernel),
           'compile_seconds': time.perf_counter() - begin}
 
 
