@@ -8,6 +8,7 @@ from configs import moc_minute
 from configs import stages
 from tests.train import validation_test
 from worldsim_jax.errors import UserError
+from worldsim_jax.train import fit
 from worldsim_jax.train import validation
 
 LAST = 'moc_1280'
@@ -94,6 +95,8 @@ class FilmChecksTest(parameterized.TestCase):
       validation.check_run(config)
     config.stages = ('tokenizer', 'teacher', 'teacher_forcing')
     validation.check_mesh(config)  # Who reads whole clips gathers all keys.
+    with self.assertRaisesRegex(UserError, 'for a stream recalls from a cache'):
+      fit.fit(config, 'cpu:8', ('stream',))
 
   def test_self_forcing_must_make_more_than_is_always_read(self):
     config = validation_test.smoke()

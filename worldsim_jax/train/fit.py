@@ -30,6 +30,7 @@ from worldsim_jax.parallel import mesh as meshes
 from worldsim_jax.parallel import topologies
 from worldsim_jax.train import fit_report
 from worldsim_jax.train import programs
+from worldsim_jax.train import student_checks
 from worldsim_jax.train import validation
 
 GIB = 2**30
@@ -131,7 +132,7 @@ def fit(config, topology: str, names=(), workdir=None, search: bool = False):
 
 def on_devices(config, chip, devices, names) -> list[Fit]:
   """A `Fit` per program; prints as it goes."""
-  validation.check_mesh(config, devices)
+  _check_mesh(config, devices, names)
   mesh = meshes.make_mesh(config.mesh, devices)
   print(f'{len(devices)} x {devices[0].device_kind}, mesh '
         f'{fit_report.describe(mesh.shape)}; {chip.memory / GIB:.2f} GiB per '
@@ -150,6 +151,13 @@ def on_devices(config, chip, devices, names) -> list[Fit]:
             f'{f.limit / GIB:.2f} GiB. Its largest buffers:')
       print('\n'.join(f'  {buffer}' for buffer in f.buffers))
   return fits
+
+
+def _check_mesh(config, devices, names):
+  validation.check_mesh(config, devices)
+  if set(names) & set(programs.STREAMING):
+    mesh = meshes.make_mesh(config.mesh, devices)
+    student_checks.check_stream_mesh(config, dict(mesh.shape))
 
 
 def compile_for(program: programs.Program, config, mesh, chip) -> Fit:
@@ -311,7 +319,7 @@ def meshes_to_try(config, chip, devices, names):
     if _shape(other, devices) == _shape(config, devices):
       continue  # It was tried.
     try:
-      validation.check_mesh(other, devices)
+      _check_mesh(other, devices, names)
     except UserError:
       continue
     heads = build.num_heads(build.student(other))

@@ -124,15 +124,23 @@ def check_mesh(config, sizes):
     stage, own = config[name], build.for_network(config, name)
     streams = (stage.paradigm == 'self_forcing'
                or stage.get('monitor', {}).get('every'))
-    if not streams:  # Others read the whole clip at once.
-      continue
-    heads = sequence.own_heads(build.num_heads(own), sizes)
-    if heads % sizes['context']:
-      raise UserError(
-          f'config.mesh.context={sizes["context"]} must divide the {heads} '
-          f'heads of a device, for config.{name} recalls from a cache '
-          f'(config.model.num_heads={own.model.num_heads}, '
-          'config.mesh.tensor).')
+    if streams:  # Others read the whole clip at once.
+      _check_heads(f'config.{name}', own, sizes)
+
+
+def check_stream_mesh(config, sizes):
+  """The same for a mesh on which it shall stream."""
+  if config.student.get('recall'):
+    _check_heads('a stream', build.student(config), sizes)
+
+
+def _check_heads(who: str, own, sizes):
+  heads = sequence.own_heads(build.num_heads(own), sizes)
+  if heads % sizes['context']:
+    raise UserError(
+        f'config.mesh.context={sizes["context"]} must divide the {heads} heads '
+        f'of a device, for {who} recalls from a cache '
+        f'(config.model.num_heads={own.model.num_heads}, config.mesh.tensor).')
 
 
 def _check_recurrent(name, config):
