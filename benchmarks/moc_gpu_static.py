@@ -86,7 +86,8 @@ def ptxas() -> str:
   return found
 
 
-def compile_kernels(tile: int, block: int, warps: int, stages: int):
+def compile_kernels(tile: int, block: int, warps: int, stages: int,
+                    dtype='bfloat16'):
   """All three, for one GPU."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
@@ -95,7 +96,7 @@ def compile_kernels(tile: int, block: int, warps: int, stages: int):
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(CHIP)[1])
   moc_tpu_static.compile_for(mesh, pallas_gpu.executor(
-      tile, block, warps=warps, stages=stages))
+      tile, block, warps=warps, stages=stages), dtype)
 
 
 if __name__ == '__main__':

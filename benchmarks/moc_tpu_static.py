@@ -129,7 +129,7 @@ def lower_layer(topology: str, tokens=TOKENS, chunk=CHUNK, top_k=TOP_K,
     return jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x)
 
 
-def compile_kernels(topology: str, tile: int, block: int):
+def compile_kernels(topology: str, tile: int, block: int, dtype='bfloat16'):
   """All four, for one chip."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
@@ -139,17 +139,18 @@ def compile_kernels(topology: str, tile: int, block: int):
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(topology)[1][:1])
   part = blocks_lib.of_kind(mesh.devices.flat[0].device_kind).part
-  compile_for(mesh, pallas_tpu.executor(tile, block, part))
-  compile_for(mesh, pallas_tpu.executor(tile, block, part, runs=True),
+  compile_for(mesh, pallas_tpu.executor(tile, block, part), dtype)
+  compile_for(mesh, pallas_tpu.executor(tile, block, part, runs=True), dtype,
               names=('backward_keys',))
 
 
-def compile_for(mesh, executor, names=FUNCTIONS):
+def compile_for(mesh, executor, dtype='bfloat16', names=FUNCTIONS):
   """Compiles an executor's functions, with two heads and three ranges a tile.
 
   Args:
     mesh: of one device, which need not be here.
     executor: for it.
+    dtype: of queries, keys and values.
     names: of its functions.
   """
   import jax
@@ -162,7 +163,7 @@ def compile_for(mesh, executor, names=FUNCTIONS):
   array = lambda dtype, *shape: jax.ShapeDtypeStruct(
       shape, dtype, sharding=split)
   heads, tiles, blocks = 2, 8, 16
-  rows = lambda n: array(jnp.bfloat16, heads, n, DIM)
+  rows = lambda n: array(dtype, heads, n, DIM)
   ranges = lambda n, r: packing.Ranges(*[array(jnp.int32, 1, n, r)] * 2)
   keys = executors.Keys(rows(blocks * block), rows(blocks * block),
                         array(jnp.int32, 1, blocks))

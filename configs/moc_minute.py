@@ -62,19 +62,23 @@ def _stages(config, chunks, top_k: int):
 
 
 def _tiny(config, names):
-  """Films of a minute at laptop size: 136 frames, 12 tokens each."""
+  """Who looks about in mazes, for a minute: 136 frames, 12 tokens each."""
   wan.tiny(config)
-  quickstart.fast_tokenizer(config, latent_channels=16)
-  config.data.update(dict(num_frames=SHOTS * 17, tics_per_frame=16,
-                          frames_per_second=2.1875, generated_train_maps=16))
+  quickstart.fast_tokenizer(config, latent_channels=6)
+  config.data.update(dict(
+      num_frames=SHOTS * 17, tics_per_frame=16, frames_per_second=2.1875,
+      generated_train_maps=16, train_episodes=4, policy='lookout'))
   config.model.update(dict(
-      dim=128, ffn_dim=512, num_layers=4, dtype='float32', remat='none'))
+      dim=128, ffn_dim=512, num_layers=4, dtype='float32', remat='none',
+      image=True, coordinates=True, compass=90.))
   for name, chunk in zip(names, (0, 192, 96, 48, 24)):
     if config[name].moc.get('chunk'):
       config[name].moc.chunk = chunk
-    n, steps = (SHOTS, 30) if chunk else (2, 900)  # Short films first.
-    config[name].update(dict(num_steps=steps, shots=n, clip_frames=17 * n))
-    config[name].optimizer.update(dict(learning_rate=2e-3, warmup_steps=10))
+    n, steps, rate = (SHOTS, 30, 5e-4) if chunk else (2, 4000, 2e-3)
+    config[name].update(dict(
+        num_steps=steps, shots=n, clip_frames=17 * n, shift=1.))
+    config[name].optimizer.update(dict(
+        learning_rate=rate, warmup_steps=10, schedule='cosine'))
   config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
   config.mesh.update(dict(data=-1, fsdp=1))
   config.loop.update(dict(log_every=10, save_every=100))

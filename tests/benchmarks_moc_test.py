@@ -8,10 +8,13 @@ from absl.testing import absltest
 import benchmarks
 from benchmarks import apart
 from benchmarks import moc
+from benchmarks import moc_blocks
 from benchmarks import moc_page
+from benchmarks import moc_tpu_static
 from benchmarks import pages
 from benchmarks import revisits
 from configs import revisits as config_lib
+from worldsim_jax.attention.moc.executors import blocks
 from worldsim_jax.errors import UserError
 
 
@@ -81,6 +84,30 @@ class PageTest(absltest.TestCase):
     page = moc_page.PAGE.read_text()
     self.assertEqual(
         page, pages.filled(page, moc_page.SCRIPT, moc_page.tables()))
+
+
+class BlocksTest(absltest.TestCase):
+
+  def test_tpus_have_the_sizes_that_follow_from_the_schedules(self):
+    table = moc_blocks.table(moc_blocks.rows())
+    self.assertLen(table, 4)
+    for kind, (anchors, chunks) in table.items():
+      sizes = blocks.of_kind(kind)
+      self.assertEqual(sizes[:4], (*anchors, *chunks), kind)
+
+  def test_pairs_are_counted_with_what_is_padded(self):
+    # 180,224 tokens are 8 shots of 22,528, that is 22 tiles of 1024, and of 18
+    # chunks of 1,280; 7 of 8 queries choose 5 of them.
+    row = lambda kernel: {
+        'tile': 1024, 'block': 512, 'kernel': kernel, 'cycles': 7,
+        'ideal_cycles': 9, 'loop': 1}
+    rows = list(map(row, moc_tpu_static.PRODUCTS))
+    self.assertEqual(
+        moc_blocks.cycles(rows, (1024, 512), moc_blocks.ANCHORS),
+        3 * 10 * 8 * 22 * 44)
+    self.assertEqual(
+        moc_blocks.cycles(rows, (1024, 512), moc_blocks.CHUNKS),
+        3 * 10 * (7 * 22 * 5 + 8 * 18 / 2) * 3)
 
 
 class KeysReadTest(absltest.TestCase):

@@ -25,6 +25,7 @@ from worldsim_jax.attention.moc.executors import blocks as blocks_lib
 from worldsim_jax.attention.moc.executors import pallas_gpu
 from worldsim_jax.attention.moc.executors import pallas_tpu
 from worldsim_jax.attention.moc.executors import xla
+from worldsim_jax.parallel import topologies
 
 G, M, R = 4, 2, 2
 
@@ -202,6 +203,13 @@ class CompilerTest(parameterized.TestCase):
       for length in 'cycles', 'loop', 'spills':
         self.assertLessEqual(row[length], 1.05 * recorded[name(row)][length],
                              f'{length} of {name(row)}')
+
+  @parameterized.parameters('v4:2x2x1', 'v5e:1x1')
+  def test_the_chosen_sizes_have_room_for_float32(self, topology):
+    # In bfloat16 that is room for heads of 256 channels as well.
+    kind = topologies.parse(topology)[0].kind
+    moc_tpu_static.compile_kernels(
+        topology, *blocks_lib.of_kind(kind)[:2], 'float32')
 
   def test_the_tpu_compiler_takes_a_layer_of_a_film(self):
     compiled = moc_tpu_static.lower_layer(

@@ -1,8 +1,9 @@
 """Sizes of tiles and blocks, by device.
 
 Larger ones make better use of a matrix unit, and waste more on ragged ends. For
-TPUs they come from the compiler's static schedules, see `python -m
-benchmarks.run moc_tpu_static`, which prints this table's figures.
+TPUs they are what `python -m benchmarks.moc_blocks` makes of the compiler's
+static schedules, for GPUs the largest that keep everything in registers
+(`benchmarks.run moc_gpu_static`).
 """
 
 from typing import NamedTuple
@@ -25,11 +26,13 @@ class Blocks(NamedTuple):
   part: int = 128
 
 
-# By the beginning of the device's kind; the last one fits all. Those of GPUs
-# are what registers have room for.
+# By the beginning of the device's kind; the last one fits all. Older TPUs have
+# an eighth of the vector memory.
 BLOCKS = (
-    ('TPU v6', Blocks(1024, 512, 512, 256, 256)),
-    ('TPU7', Blocks(1024, 512, 512, 256, 256)),
+    ('TPU v5 lite', Blocks(1024, 1024, 512, 256)),
+    ('TPU v5', Blocks(1024, 1024, 1024, 512)),
+    ('TPU v6', Blocks(1024, 1024, 1024, 512, 256)),
+    ('TPU7', Blocks(1024, 1024, 1024, 512, 256)),
     ('TPU', Blocks(512, 512, 512, 256)),
     ('NVIDIA', Blocks(128, 64, 128, 64)),
     ('', Blocks(256, 512, 256, 256)),

@@ -14,8 +14,8 @@ nothing is broadcast over lanes. Hence V comes transposed to the forward kernel,
 which makes oᵀ = Vᵀ pᵀ, and K twice to the one of dq. Only the ragged last block
 of a unit is masked.
 
-VMEM for tile 512, block 512, D 128, bf16: sᵀ and pᵀ 2 × 1 MiB in float32, q, k,
-v double-buffered 0.75 MiB, sums 0.25 MiB. SMEM: 8 bytes per tile, table and
+VMEM for tile 1024, block 1024, D 128, bf16: sᵀ and pᵀ 2 × 4 MiB in float32, q,
+k, v double-buffered 1.5 MiB, sums 0.5 MiB. SMEM: 8 bytes per tile, table and
 range, and 4 per block. FLOPs per pair of a query and a key: 4 D forwards, 6 D
 for dq and 8 D for dk and dv, which recompute the logits.
 """
@@ -33,6 +33,7 @@ from worldsim_jax.attention.moc import packing
 
 LANES = 128  # Tiles and blocks are multiples of it.
 PART = 128
+_VMEM = 48 * 2**20  # bytes, for tiles and blocks of 1024 x 256 float32
 _NT = (((1,), (1,)), ((), ()))  # a bᵀ
 _NN = (((1,), (0,)), ((), ()))  # a b
 
@@ -156,8 +157,7 @@ def backward_keys_of_runs(q_GQD, keys: executors.Keys,
           scratch_shapes=[pltpu.VMEM((block, dim), jnp.float32)] * 2),
       out_shape=[jax.ShapeDtypeStruct(
           (heads, (blocks + 1) * block, dim), jnp.float32)] * 2,
-      compiler_params=pltpu.CompilerParams(
-          dimension_semantics=('parallel', 'parallel', 'arbitrary')),
+      compiler_params=_compiler_params(q_GQD, tile, block),
       name='moc_dkv_of_runs', interpret=interpret,
   )(read.start.ravel(), read.count.ravel(), keys.k, keys.v, q_GQD, do_GQD,
     lse_GQ[:, None], delta_GQ[:, None])
@@ -165,6 +165,15 @@ def backward_keys_of_runs(q_GQD, keys: executors.Keys,
   is_read = jnp.repeat(readers.count.sum(axis=-1) > 0, block, axis=1)
   is_read = jnp.repeat(is_read, heads // tables, axis=0)[..., None]
   return [jnp.where(is_read, x[:, :blocks * block], 0.) for x in found]
+
+
+def _compiler_params(like, tile: int, block: int):
+  """For tiles and blocks of rows of an array like this one."""
+  # Where the default has room, a larger limit lengthens loops on tpu7x.
+  is_large = tile * block * like.shape[-1] * like.dtype.itemsize > 2**28
+  return pltpu.CompilerParams(
+      dimension_semantics=('parallel', 'parallel', 'arbitrary'),
+      vmem_limit_bytes=_VMEM if is_large else None)
 
 
 class _Call:
@@ -206,8 +215,8 @@ class _Call:
             out_specs=[*map(of_tile, outputs)],
             scratch_shapes=[pltpu.VMEM(s, jnp.float32) for s in scratch]),
         out_shape=shapes,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=('parallel', 'parallel', 'arbitrary')),
+        compiler_params=_compiler_params(
+            operands[0], tiles[0][0][1], blocks[0][0][1]),
         name=self._name, interpret=self._interpret,
     )(*self._scalars, *operands)
 
