@@ -10,8 +10,7 @@ Command:  python -m worldsim_jax.main --config=configs/moc_minute.py \
             --workdir=runs/moc_minute --config.data.latents=LATENTS
           python -m worldsim_jax.main --mode=sample --source=runs/moc_minute \
             --prompt='a shot | the next | ...'
-Machine:  slices that it fits are in README; time, quality: not yet measured.
-Laptop:   --config=configs/moc_minute.py:tiny (2 CPU cores: see docs/moc.md)
+Machine:  slices that it fits are in README. Laptop: `:tiny`, see docs/moc.md.
 """
 
 from configs import arguments
@@ -28,24 +27,23 @@ def get_config(arg: str = '') -> ConfigDict:
   words = arguments.words(arg, 'tiny', 'wan', 'published')
   is_wan = 'wan' in words
   config = wan.wan(wan.MODEL_1_3B)
-  config.data.update(dict(
+  config.data.update(
       height=480, width=832 if is_wan else 480, shots=SHOTS, shot_captions=True,
       frames_per_second=8. if is_wan else 12.,
-      num_frames=SHOTS * (57 if is_wan else 97)))
+      num_frames=SHOTS * (57 if is_wan else 97))
   config.text.per_shot = 'tiny' not in words
-  config.student.update(dict(context_frames=1, chunk=1))
+  config.student.update(context_frames=1, chunk=1)
   names = _stages(config, (0,) if is_wan else CHUNKS, 3 if is_wan else 5)
   for name in names:
-    config[name].update(dict(
+    config[name].update(
         num_steps=STEPS, batch_size=16, shots=SHOTS, max_context_frames=1,
-        clip_frames=SHOTS * (15 if is_wan else 25)))
-    config[name].optimizer.update(dict(
-        learning_rate=9e-5, b2=0.999, schedule='constant'))
+        clip_frames=SHOTS * (15 if is_wan else 25))
+    config[name].optimizer.update(
+        learning_rate=9e-5, b2=0.999, schedule='constant')
   config.stages = ('tokenizer', *names)
+  config.mesh.update(data=1, fsdp=-1, context=4)
   if 'tiny' in words:
     _tiny(config, names)
-  else:
-    config.mesh.update(dict(data=1, fsdp=-1, context=4))
   config.teacher.weights = 'weights/wan_1_3b' * ('published' in words)
   return config
 
@@ -54,10 +52,9 @@ def _stages(config, chunks, top_k: int):
   """Adds a stage for each length of a chunk; all names, dense first."""
   names = ['teacher']
   for chunk in chunks:
-    name = f'moc_{chunk or "frame"}'
-    config[name] = stages.full_sequence(
-        start_from=names[-1], moc=stages.mixture(chunk=chunk, top_k=top_k))
-    names.append(name)
+    names.append(f'moc_{chunk or "frame"}')
+    config[names[-1]] = stages.full_sequence(
+        start_from=names[-2], moc=stages.mixture(chunk=chunk, top_k=top_k))
   return names
 
 
@@ -65,20 +62,19 @@ def _tiny(config, names):
   """Who looks about in mazes, for a minute: 136 frames, 12 tokens each."""
   wan.tiny(config)
   quickstart.fast_tokenizer(config, latent_channels=6)
-  config.data.update(dict(
+  config.data.update(
       num_frames=SHOTS * 17, tics_per_frame=16, frames_per_second=2.1875,
-      generated_train_maps=16, train_episodes=4, policy='lookout'))
-  config.model.update(dict(
+      generated_train_maps=16, train_episodes=4, policy='lookout')
+  config.model.update(
       dim=128, ffn_dim=512, num_layers=4, dtype='float32', remat='none',
-      image=True, coordinates=True, compass=90.))
+      image=True, coordinates=True, compass=90.)
   for name, chunk in zip(names, (0, 192, 96, 48, 24)):
     if config[name].moc.get('chunk'):
       config[name].moc.chunk = chunk
-    n, steps, rate = (SHOTS, 30, 5e-4) if chunk else (2, 4000, 2e-3)
-    config[name].update(dict(
-        num_steps=steps, shots=n, clip_frames=17 * n, shift=1.))
-    config[name].optimizer.update(dict(
-        learning_rate=rate, warmup_steps=10, schedule='cosine'))
-  config.evaluate.update(dict(teacher_steps=24, teacher_window=17, horizon=16))
-  config.mesh.update(dict(data=-1, fsdp=1))
-  config.loop.update(dict(log_every=10, save_every=100))
+    n, steps, rate = (SHOTS, 30, 5e-4) if chunk else (2, 5000, 2e-3)
+    config[name].update(num_steps=steps, shots=n, clip_frames=17 * n, shift=1.)
+    config[name].optimizer.update(
+        learning_rate=rate, warmup_steps=10, schedule='cosine')
+  config.evaluate.update(teacher_steps=24, teacher_window=17, horizon=16)
+  config.mesh.update(data=-1, fsdp=1, context=1)
+  config.loop.update(log_every=10, save_every=100)
