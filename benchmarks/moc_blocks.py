@@ -44,10 +44,10 @@ def table(rows) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
 
 def cycles(rows, size, kernels) -> float:
   """Of a branch of one head of the film, with its gradient."""
-  each = sum(max(row['cycles'], row['ideal_cycles']) + row['loop']
-             for row in rows
-             if (row['tile'], row['block']) == size and row['kernel'] in kernels)
-  return each * (_of_anchors(*size) if kernels == ANCHORS else _of_chunks(*size))
+  count = _of_anchors if kernels == ANCHORS else _of_chunks
+  return count(*size) * sum(
+      max(row['cycles'], row['ideal_cycles']) + row['loop'] for row in rows
+      if (row['tile'], row['block']) == size and row['kernel'] in kernels)
 
 
 def _of_anchors(tile: int, block: int) -> int:

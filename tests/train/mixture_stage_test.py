@@ -51,7 +51,8 @@ def batch(seed):
   dice = np.random.default_rng(seed)
   draw = lambda *shape: dice.normal(
       size=(*SHOT_ID.shape, *shape)).astype(np.float32)
-  return {'latents': draw(4, 4, 16), 'actions': draw(3), 'shot_id': SHOT_ID}
+  return {'latents': draw(4, 4, config().vae.latent_channels),
+          'actions': draw(3), 'shot_id': SHOT_ID}
 
 
 def config(remat='full'):
