@@ -15,6 +15,9 @@ forwards, and forwards with gradients. In one run and in turns:
 average, in shares of the sequence; the reciprocal is the least that a perfect
 implementation would gain. `temporary_mib` is what XLA allocates beside
 arguments and results.
+
+On a GPU `sizes` has the seconds of the shortest film with its gradient by the
+sizes of tiles and blocks, in turns, of which moc_gpu_static counts registers.
 """
 
 import functools
@@ -31,6 +34,9 @@ from worldsim_jax.attention.moc.executors import blocks as blocks_lib
 from worldsim_jax.parallel import layout
 
 SHOTS = 8
+BOTH = 'forward and backward'
+# Tiles, blocks and warps.
+GPU_SIZES = (128, 64, 8), (128, 128, 8), (64, 128, 8), (64, 64, 8), (64, 64, 4)
 QUERIES_AT_ONCE = 512  # of the dense one on a CPU
 # Platform: lengths, heads, channels, dtype, tokens of a chunk (0: 1/16 of a
 # shot), k.
@@ -46,20 +52,52 @@ def benchmark(options):
           for row in _rows(tokens, *case, options.repeats)]
 
 
-def _rows(tokens, heads, dim, dtype, chunk, top_k, repeats):
+def details(options) -> dict:
+  """What a GPU's sizes of tiles and blocks are worth."""
+  if layout.platform() != 'gpu':
+    return {}
+  lengths, *case = CASES['gpu']
+  return {'sizes': by_size(lengths[0], *case, GPU_SIZES, options.repeats)}
+
+
+def by_size(tokens, heads, dim, dtype, chunk, top_k, sizes, repeats):
+  """A row per (tile, block, warps): seconds, forwards with gradients."""
+  qkv = _drawn(tokens, heads, dim, dtype)
+  programs = {}
+  for size in sizes:
+    tile, block, warps = size
+    mixture = _mixture(tokens, chunk, top_k, blocks_lib.Blocks(
+        tile, block, tile, block, warps=warps))
+    compiled, args = _program(
+        functools.partial(moc.attend, mixture=mixture), BOTH, *qkv)
+    programs[size] = functools.partial(compiled, *args)
+  seconds = timing.seconds(programs, repeats)
+  return [{'tile': tile, 'block': block, 'warps': warps, 'tokens': tokens}
+          | timing.spread('seconds', seconds[tile, block, warps])
+          for tile, block, warps in sizes]
+
+
+def _mixture(tokens, chunk, top_k, blocks) -> moc.Mixture:
   shot = tokens // SHOTS
   table = chunks.table([chunks.of_shots(
       [shot] * SHOTS, chunk or shot // 16)])
-  rules, blocks = chunks.Rules(), blocks_lib.of_device()
-  plan = jax.jit(lambda: moc.plan(table, rules, tokens, blocks))()
-  mixture = moc.Mixture(plan, routing=routing.Routing(top_k))
-  sparse = lambda q, k, v: moc.attend(q, k, v, mixture)
-  draw = lambda n, *shape: jax.random.normal(jax.random.key(n), shape, dtype)
-  shape = 1, tokens, heads, dim
-  qkv = draw(0, *shape), draw(1, *shape), draw(2, *shape)
+  plan = jax.jit(lambda: moc.plan(table, chunks.Rules(), tokens, blocks))()
+  return moc.Mixture(plan, routing=routing.Routing(top_k))
+
+
+def _drawn(tokens, heads, dim, dtype):
+  draw = lambda n: jax.random.normal(
+      jax.random.key(n), (1, tokens, heads, dim), dtype)
+  return draw(0), draw(1), draw(2)
+
+
+def _rows(tokens, heads, dim, dtype, chunk, top_k, repeats):
+  mixture = _mixture(tokens, chunk, top_k, blocks_lib.of_device())
+  sparse = functools.partial(moc.attend, mixture=mixture)
+  qkv = _drawn(tokens, heads, dim, dtype)
   # All queries are within a percent of one.
-  alike = (draw(0, 1, 1, heads, dim) + 0.01 * qkv[0], *qkv[1:])
-  for direction in 'forward', 'forward and backward':
+  alike = (qkv[0][:, :1] + 0.01 * qkv[0], *qkv[1:])
+  for direction in 'forward', BOTH:
     made = {name: _program(fn, direction, *args) for name, fn, args in (
         ('dense', dense, qkv), ('moc', sparse, qkv), ('alike', sparse, alike))}
     seconds = timing.seconds(

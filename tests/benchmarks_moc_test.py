@@ -120,6 +120,15 @@ class KeysReadTest(absltest.TestCase):
         rows[0]['keys_read'], 1 / 8 + 7 / 8 * 3 / 128, places=6)
     self.assertGreater(rows[1]['ratio_dense_to_moc_median'], 0)
 
+  def test_sizes_are_timed_beside_each_other(self):
+    sizes = (16, 32, 8), (32, 16, 4)
+    rows = moc.by_size(512, 1, 16, 'float32', 0, 3, sizes, repeats=1)
+    self.assertEqual(
+        [(row['tile'], row['block'], row['warps']) for row in rows],
+        list(sizes))
+    self.assertGreater(min(row['seconds_min'] for row in rows), 0)
+    self.assertEqual(moc.details(benchmarks.Options(None)), {})  # Not a GPU.
+
 
 if __name__ == '__main__':
   absltest.main()

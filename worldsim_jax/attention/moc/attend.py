@@ -230,6 +230,6 @@ def _executors(implementation: str, blocks: blocks_lib.Blocks, interpret):
   if implementation == 'xla':
     return [xla.executor(*size) for size in sizes]
   if layout.platform() == 'gpu' and not interpret:
-    return [pallas_gpu.executor(*size) for size in sizes]
+    return [pallas_gpu.executor(*size, warps=blocks.warps) for size in sizes]
   return [pallas_tpu.executor(*size, blocks.part, interpret, runs)
           for size, runs in zip(sizes, (False, True))]

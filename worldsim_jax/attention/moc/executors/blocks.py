@@ -18,12 +18,14 @@ class Blocks(NamedTuple):
     anchor_tile, anchor_block: queries and keys of the anchors' branch.
     chunk_tile, chunk_block: of the routed one.
     part: keys of a block that a TPU's forward kernel sums up at a time.
+    warps: of a GPU's program.
   """
   anchor_tile: int
   anchor_block: int
   chunk_tile: int
   chunk_block: int
   part: int = 128
+  warps: int = 8
 
 
 # By the beginning of the device's kind; the last one fits all. Older TPUs have
