@@ -69,7 +69,5 @@ def read(config: ConfigDict, past: str):
   config.student.update(dict(
       window=slots if past == 'all' else 2, sink=int(past != 'all'),
       relative_positions=False))
-  # Of 288 tokens all pairs take a CPU less time than many small blocks.
-  config.student.recall = stages.recall(  # `update` would keep what was there.
-      slots=slots, implementation='reference'
-  ) if past == 'recall' else ConfigDict()
+  config.student.recall = (  # `update` would keep what was there.
+      stages.recall(slots=slots) if past == 'recall' else ConfigDict())

@@ -62,7 +62,8 @@ def config(remat='full'):
       dim=32, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16, remat=remat))
   small[NAME].update(dict(
       num_steps=NUM_STEPS, batch_size=2, clip_frames=8, shots=3))
-  small[NAME].moc.update(dict(chunk=5, top_k=2, drop_off=.5))
+  small[NAME].moc.update(dict(
+      chunk=5, top_k=2, drop_off=.5, implementation='xla'))
   small[NAME].optimizer.warmup_steps = 1
   small.loop.update(dict(log_every=1, save_every=2))
   return small

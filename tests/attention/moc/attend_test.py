@@ -262,9 +262,16 @@ class AttendTest(parameterized.TestCase):
     qkv = drawn.queries_keys_values(0)
     made = jax.jit(lambda: moc.plan(table, rules, drawn.TOKENS, OTHER))()
     found = jax.jit(moc.attend)(
-        *qkv, moc.Mixture(made, routing=routing.Routing(2)))
+        *qkv, moc.Mixture(made, routing=routing.Routing(2),
+                          implementation='xla'))
     expected = run(*qkv, table, rules, 2, 'reference')
     self.assertLess(relative(found, expected), 2e-6)
+
+  @parameterized.parameters((512, 'reference'), (513, 'xla'), (0, 'xla'))
+  def test_on_a_cpu_few_tokens_are_not_gone_through_in_blocks(
+      self, tokens, expected):
+    self.assertEqual(
+        moc.chosen('auto', 64, jnp.float32, pairs=tokens * tokens), expected)
 
   def test_heads_that_a_kernel_cannot_take_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'multiple of 128 .* have 64 in'):

@@ -19,6 +19,8 @@ from worldsim_jax.parallel import flops
 B, F, GRID, H, D = 2, 9, (2, 3), 2, 12
 N = GRID[0] * GRID[1]
 SMALL = Blocks(8, 8, 8, 8)
+# So few tokens 'auto' would not go through in blocks.
+Recall = functools.partial(recalling.Recall, implementation='xla')
 FEW, MANY = 16, 16 * 64  # Slots of a cache.
 
 
@@ -71,14 +73,15 @@ def whole(q, k, v, top_k, window, chunk):
   flat = lambda x: x.reshape(B, F * N, H, D)
   return moc.attend(
       flat(rotated(q)), flat(rotated(k)), flat(v), moc.Mixture(
-          plan, routing=routing.Routing(top_k))).reshape(q.shape)
+          plan, routing=routing.Routing(top_k),
+          implementation='xla')).reshape(q.shape)
 
 
 def newest(past):
   """A frame after those of the cache."""
   q, k, v = film()
   return recalling.attend(q[:, :1], k[:, :1], v[:, :1], past, GRID,
-                          recalling.Recall(2, most=3, window=1))
+                          Recall(2, most=3, window=1))
 
 
 @functools.cache
@@ -90,14 +93,14 @@ class RecallTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 0, 1), (2, 1, 1), (2, 0, 3))
   def test_a_stream_equals_the_whole_sequence(self, top_k, window, chunk):
-    recall = recalling.Recall(top_k, most=F, window=window * chunk)
+    recall = Recall(top_k, most=F, window=window * chunk)
     found = streamed(*film(), recall, chunk)
     expected = whole(*film(), top_k, window, chunk)
     # fp32, means of keys that were roped before or after.
     np.testing.assert_allclose(found, expected, atol=5e-6)
 
   def test_the_definition_recalls_the_same(self):
-    recall = recalling.Recall(2, most=3, window=1, sink=1)
+    recall = Recall(2, most=3, window=1, sink=1)
     by_definition = recall._replace(implementation='reference')
     # Sums in another order, fp32.
     np.testing.assert_allclose(streamed(*film(), by_definition, 3),
@@ -105,7 +108,7 @@ class RecallTest(parameterized.TestCase):
 
   def test_the_order_of_slots_is_irrelevant(self):
     q, k, v = film()
-    recall = recalling.Recall(2, most=8, window=1, sink=1)
+    recall = Recall(2, most=8, window=1, sink=1)
     args = rotated(q[:, 8:], 8), rotated(k[:, 8:], 8), v[:, 8:]
     run = jax.jit(lambda past: recalling.attend(*args, past, GRID, recall)[0])
     order = np.random.default_rng(0).permutation(F + 3)[:8]
@@ -114,7 +117,7 @@ class RecallTest(parameterized.TestCase):
 
   def test_sink_and_window_are_always_read_and_the_rest_only_if_chosen(self):
     q, k, v = film()
-    recall = recalling.Recall(1, most=1, window=2, sink=1)
+    recall = Recall(1, most=1, window=2, sink=1)
 
     def read(v_past):
       cache = past(k, v, 8)._replace(v=v_past)

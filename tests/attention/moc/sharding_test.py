@@ -49,7 +49,7 @@ def run(data=1, context=1, tensor=1, drops=True):
     mixture = moc.Mixture(
         plan, jax.random.split(jax.random.key(0), (B, H)),
         routing.Routing(2, drop_off=1., drop_in=1.) if drops
-        else routing.Routing(2))
+        else routing.Routing(2), implementation='xla')
     out = attend(q, k, v, mixture=mixture)
     return jnp.sum(out * draw(3)), out
 
@@ -77,7 +77,8 @@ def recalled(data=1, context=1, tensor=1, samples=4, heads=4, dim=8,
   now = [draw(samples, 1, N, heads, dim) for _ in range(3)]
   cached = [draw(samples, slots, N, heads, dim) for _ in range(2)]
   cached.append(draw(samples, slots, heads, dim))
-  recall = recalling.Recall(top_k=2, most=3, window=2, sink=1)
+  recall = recalling.Recall(
+      top_k=2, most=3, window=2, sink=1, implementation='xla')
 
   def attended(now, cached):
     k, v = (layout.constrain_cache(x[None])[0] for x in cached[:2])

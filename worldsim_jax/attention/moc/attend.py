@@ -4,7 +4,8 @@
   'xla'        loops of XLA over blocks; runs everywhere, made for CPUs
   'pallas'     kernels: Mosaic's for TPUs, Triton's for NVIDIA GPUs
   'reference'  the definition, with a mask over all pairs of tokens
-  'auto'       'pallas' on devices and for heads that it is made for, else 'xla'
+  'auto'       'pallas' on devices and for heads that it is made for, else
+               'xla', or on a CPU for few tokens 'reference'
 An explicit choice that cannot run raises, it never falls back.
 """
 
@@ -32,6 +33,9 @@ COUNTED = 'counted'
 # For remat: recomputed scores may choose otherwise where two are nearly equal,
 # and the backward pass must be that of the forward pass.
 SELECTION = 'moc_selection'
+# Of so few pairs of a query and a key all take a CPU less time than loops over
+# blocks do (5 times at 288², 1.3 at 512², 0.7 at 800²), and compile sooner.
+FEW_PAIRS = 512**2
 # Channels of a head that kernels take, by platform, and in words.
 _HEADS = {
     'tpu': (lambda dim: dim % pallas_tpu.LANES == 0,
@@ -165,7 +169,8 @@ def attend_selected(q_BTHD, k_BSHD, v_BSHD, selection_BHKT, mixture: Mixture,
   """
   plan = mixture.plan
   implementation = chosen(mixture.implementation, q_BTHD.shape[-1],
-                          q_BTHD.dtype, bool(interpret))
+                          q_BTHD.dtype, bool(interpret),
+                          pairs=q_BTHD.shape[1] * k_BSHD.shape[1])
   if implementation == COUNTED:
     return _counted(q_BTHD, k_BSHD, v_BSHD, mixture.keys)
   if implementation == 'reference':
@@ -196,8 +201,14 @@ def _counted(q_BTHD, k_BSHD, v_BSHD, keys: int):
 
 
 def chosen(implementation: str, head_dim: int, dtype,
-           interpret: bool = False) -> str:
+           interpret: bool = False, pairs: int = 0) -> str:
   """The implementation that runs.
+
+  Args:
+    implementation: what is asked for.
+    head_dim, dtype: of queries.
+    interpret: whether kernels are interpreted.
+    pairs: queries times keys; 0 for many.
 
   Raises:
     ValueError: if it is unknown or cannot run here or for such heads.
@@ -211,7 +222,8 @@ def chosen(implementation: str, head_dim: int, dtype,
   takes, wanted = _HEADS.get(platform, (lambda unused_dim: False, ''))
   fits = takes(head_dim) and dtype in (jnp.bfloat16, jnp.float32)
   if implementation == 'auto':
-    return 'pallas' if fits else 'xla'
+    is_small = platform == 'cpu' and 0 < pairs <= FEW_PAIRS
+    return 'pallas' if fits else 'reference' if is_small else 'xla'
   if implementation == 'pallas' and platform not in _HEADS:
     raise ValueError(
         "implementation='pallas' needs a TPU or an NVIDIA GPU, this is a "
