@@ -10,7 +10,7 @@ Command:  python -m worldsim_jax.main --config=configs/moc_minute.py \
             --workdir=runs/moc_minute --config.data.latents=LATENTS
           python -m worldsim_jax.main --mode=sample --source=runs/moc_minute \
             --prompt='a shot | the next | ...'
-Machine:  slices that it fits are in README. Laptop: `:tiny`, see docs/moc.md.
+Machine:  slices: README; `:tiny`: docs/moc.md; time, quality: not yet measured.
 """
 
 from configs import arguments

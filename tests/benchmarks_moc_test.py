@@ -95,6 +95,15 @@ class BlocksTest(absltest.TestCase):
       sizes = blocks.of_kind(kind)
       self.assertEqual(sizes[:4], (*anchors, *chunks), kind)
 
+  def test_matrix_units_are_as_busy_as_was_promised(self):
+    share = {(row['chip'], row['kernel']): row['mxu_share']
+             for row in moc_blocks.rows()
+             if (row['tile'], row['block']) == (512, 512)}
+    self.assertGreaterEqual(share['v5p', 'moc_forward'], .75)
+    self.assertGreaterEqual(share['v6e', 'moc_forward'], .6)
+    for kernel in 'moc_dq', 'moc_dkv', 'moc_dkv_of_runs':
+      self.assertGreaterEqual(share['v5p', kernel], .95)
+
   def test_pairs_are_counted_with_what_is_padded(self):
     # 180,224 tokens are 8 shots of 22,528, that is 22 tiles of 1024, and of 18
     # chunks of 1,280; 7 of 8 queries choose 5 of them.

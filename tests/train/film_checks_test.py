@@ -97,6 +97,7 @@ class FilmChecksTest(parameterized.TestCase):
     validation.check_mesh(config)  # Who reads whole clips gathers all keys.
     with self.assertRaisesRegex(UserError, 'for a stream recalls from a cache'):
       fit.fit(config, 'cpu:8', ('stream',))
+    self.assertTrue(fit.fit(config, 'cpu:8', ('decode',)))  # Pixels only.
 
   def test_self_forcing_must_make_more_than_is_always_read(self):
     config = validation_test.smoke()

@@ -85,6 +85,7 @@ class ExecutorsTest(parameterized.TestCase):
     # The first tile's lists, so that the readers of every block are a range.
     same = packing.Ranges(*(np.broadcast_to(x[:, 1:2], x.shape).copy()
                             for x in read))
+    self.assertTrue((same.count.sum(axis=(1, 2)) > 0).all(), 'nothing is read')
     same.count[0, 0] = 0
     do = jax.random.normal(jax.random.key(seed), q.shape, dtype) / 4
     args = q, keys, same, readers(same, blocks), do
@@ -95,7 +96,7 @@ class ExecutorsTest(parameterized.TestCase):
       np.testing.assert_allclose(
           np.float32(ours), np.float32(its), atol=atol, err_msg=name)
 
-  @parameterized.parameters((0, 128, 128), (1, 256, 128), (2, 128, 256))
+  @parameterized.parameters((0, 128, 128), (1, 256, 128), (3, 128, 256))
   def test_tpu_kernels_equal_the_loops(self, seed, tile, block):
     self.check(pallas_tpu.executor(tile, block, interpret=True), seed, tile,
                block)
@@ -136,8 +137,9 @@ class ExecutorsTest(parameterized.TestCase):
                block, dim)
 
   def test_gpu_kernels_in_bfloat16(self):
-    self.check(pallas_gpu.executor(64, 32, interpret=True), 3, 64, 32, 64,
-               dtype=jnp.bfloat16, atol=2e-2)
+    # A rounding of values of 1/4 to 8 bits.
+    self.check(pallas_gpu.executor(64, 32, interpret=True), 6, 64, 32, 64,
+               dtype=jnp.bfloat16, atol=2e-3)
 
   @parameterized.parameters(jnp.float32, jnp.bfloat16)
   @pytest.mark.slow
@@ -190,10 +192,13 @@ class ExecutorsTest(parameterized.TestCase):
     reason="needs libtpu: pip install 'worldsim_jax[aot]'")
 class CompilerTest(parameterized.TestCase):
 
-  @parameterized.parameters(*moc_tpu_static.CHIPS)
-  def test_schedules_are_no_longer_than_those_recorded(self, topology):
+  @parameterized.product(
+      topology=list(moc_tpu_static.CHIPS), branch=('anchors', 'chunks'))
+  def test_schedules_are_no_longer_than_those_recorded(self, topology, branch):
     # Else docs/moc.md is out of date, and a kernel slower than it was.
-    found = moc_tpu_static.scheduled(topology, 512, 512)
+    sizes = blocks_lib.of_kind(topologies.parse(topology)[0].kind)
+    found = moc_tpu_static.scheduled(
+        topology, *(sizes[:2] if branch == 'anchors' else sizes[2:4]))
     name = lambda row: tuple(
         row[key] for key in ('chip', 'kernel', 'tile', 'block'))
     recorded = {name(row): row for row in json.loads(

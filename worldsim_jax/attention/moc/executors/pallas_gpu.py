@@ -21,7 +21,7 @@ from worldsim_jax.attention.moc import packing
 
 HEAD_DIMS = 64, 128  # Triton's blocks are powers of two.
 # Rows of float32 at a time, and warps: without spilling.
-FLOAT32_ROWS, _FLOAT32_WARPS = 32, 4
+_FLOAT32_ROWS, _FLOAT32_WARPS = 32, 4
 
 
 class Launch(NamedTuple):
@@ -111,7 +111,7 @@ def _call(kernel, name: str, keys: executors.Keys, ranges: packing.Ranges,
   whole = lambda x: pl.BlockSpec(
       (None, *x.shape[1:]), lambda t, g: (g, 0, 0)[:x.ndim])
   # Programs that run beside each other are of one head, and share its keys in
-  # the cache; and a grid's second dimension ends at 65,535.
+  # the cache.
   return pl.pallas_call(
       functools.partial(kernel, part=part), grid=(n, heads),
       in_specs=[of_list, of_list,
@@ -126,8 +126,12 @@ def _call(kernel, name: str, keys: executors.Keys, ranges: packing.Ranges,
 
 
 def _finer(rows: int, part: int, ranges: packing.Ranges, valid_Mn):
-  """The same lists for tiles, and of parts, of at most FLOAT32_ROWS rows."""
-  tiles, parts = (max(size // FLOAT32_ROWS, 1) for size in (rows, part))
+  """The same lists for tiles, and of parts, that are cut to _FLOAT32_ROWS rows.
+
+  What is valid is of parts; where parts are tiles, as for dk and dv, it is not
+  looked at.
+  """
+  tiles, parts = (max(size // _FLOAT32_ROWS, 1) for size in (rows, part))
   ranges = packing.Ranges(*(
       jnp.repeat(x * parts, tiles, axis=1) for x in ranges))
   part //= parts
