@@ -27,19 +27,25 @@ import sys
 import tempfile
 
 from benchmarks import moc_tpu_static
+from worldsim_jax.attention.moc.executors import pallas_gpu
 from worldsim_jax.errors import UserError
 
 CHIP = 'h100:1'
 # Tile, block, warps, stages.
 SIZES = ((64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 8, 2), (64, 128, 8, 2),
          (128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2))
-LAUNCH = 8, 2  # The warps and stages that are chosen.
+LAUNCH = pallas_gpu.Launch()[:2]  # The warps and stages that are chosen.
 KERNELS = 'moc_forward', 'moc_dq', 'moc_dkv'
 
 
 def benchmark(options):
-  """A row per kernel and size."""
+  """A row per kernel and size.
+
+  Raises:
+    UserError: if the CUDA wheels are not here.
+  """
   del options
+  ptxas()
   return [row for size in SIZES for row in scheduled(*size)]
 
 
@@ -91,7 +97,6 @@ def compile_kernels(tile: int, block: int, warps: int, stages: int,
   """All three, for one GPU."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
-  from worldsim_jax.attention.moc.executors import pallas_gpu
   from worldsim_jax.parallel import mesh as meshes
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(CHIP)[1])

@@ -1,7 +1,10 @@
 """The study of a long past, and the page of what was measured of mixtures."""
 
 import json
+import os
 import pathlib
+import sys
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -9,6 +12,7 @@ import benchmarks
 from benchmarks import apart
 from benchmarks import moc
 from benchmarks import moc_blocks
+from benchmarks import moc_gpu_static
 from benchmarks import moc_page
 from benchmarks import moc_tpu_static
 from benchmarks import pages
@@ -117,6 +121,15 @@ class BlocksTest(absltest.TestCase):
     self.assertEqual(
         moc_blocks.cycles(rows, (1024, 512), moc_blocks.CHUNKS),
         3 * 10 * (7 * 22 * 5 + 8 * 18 / 2) * 3)
+
+
+class GpuTest(absltest.TestCase):
+
+  def test_who_has_no_compilers_is_told_what_to_install(self):
+    with mock.patch.object(sys, 'path', []), mock.patch.dict(
+        os.environ, {'PATH': ''}), self.assertRaisesRegex(
+            UserError, r"pip install 'worldsim_jax\[cuda\]'"):
+      moc_gpu_static.benchmark(None)
 
 
 class KeysReadTest(absltest.TestCase):
