@@ -1,6 +1,7 @@
 """Runs of a benchmark, in processes of their own.
 
-So that the memory of one is given back before the next begins.
+So that the memory of one is given back before the next begins, and that
+compilers, which look at their settings when they are loaded, see new ones.
 """
 
 import json
@@ -36,6 +37,26 @@ def run(module: str, config, workdir: pathlib.Path):
       env=os.environ | {'JAX_COMPILATION_CACHE_DIR': cache}, check=False)
   if done.returncode:
     raise UserError(f'{workdir}: the training failed, see above.')
+
+
+def printed(module: str, *args, **environment) -> str:
+  """What `python -m <module> <args>` prints.
+
+  Args:
+    module: to run.
+    *args: its arguments.
+    **environment: variables that it sees besides ours, or in their place.
+
+  Raises:
+    UserError: if it fails.
+  """
+  done = subprocess.run(
+      [sys.executable, '-m', module, *map(str, args)], cwd=ROOT, check=False,
+      capture_output=True, text=True, env=os.environ | environment)
+  if done.returncode:
+    raise UserError(f'{module} {" ".join(map(str, args))} failed:\n'
+                    f'{done.stderr[-2000:]}')
+  return done.stdout
 
 
 def config(path) -> ml_collections.ConfigDict:

@@ -21,10 +21,9 @@ from benchmarks import moc_tpu_static
 from worldsim_jax import command_line
 from worldsim_jax.parallel import chips
 
-SHOTS = 8
 # Kernels of the two branches.
-ANCHORS = 'moc_forward', 'moc_dq', 'moc_dkv'
-CHUNKS = 'moc_forward', 'moc_dq', 'moc_dkv_of_runs'
+KERNELS = {'anchors': ('moc_forward', 'moc_dq', 'moc_dkv'),
+           'chunks': ('moc_forward', 'moc_dq', 'moc_dkv_of_runs')}
 
 
 def rows() -> list[dict]:
@@ -38,28 +37,31 @@ def table(rows) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
   names = dict.fromkeys(row['chip'] for row in rows)
   return {chips.of_name(name).kind: tuple(
       min(moc_tpu_static.SIZES, key=lambda size: cycles(
-          [row for row in rows if row['chip'] == name], size, kernels))
-      for kernels in (ANCHORS, CHUNKS)) for name in names}
+          [row for row in rows if row['chip'] == name], size, branch))
+      for branch in KERNELS) for name in names}
 
 
-def cycles(rows, size, kernels) -> float:
+def cycles(rows, size, branch: str) -> float:
   """Of a branch of one head of the film, with its gradient."""
-  count = _of_anchors if kernels == ANCHORS else _of_chunks
-  return count(*size) * sum(
+  pairs = {'anchors': _of_anchors, 'chunks': _of_chunks}[branch](*size)
+  return pairs * sum(
       max(row['cycles'], row['ideal_cycles']) + row['loop'] for row in rows
-      if (row['tile'], row['block']) == size and row['kernel'] in kernels)
+      if (row['tile'], row['block']) == size
+      and row['kernel'] in KERNELS[branch])
 
 
 def _of_anchors(tile: int, block: int) -> int:
-  shot = moc_tpu_static.TOKENS // SHOTS
-  return SHOTS * _parts(shot, tile) * _parts(shot, block)
+  shots = moc_tpu_static.SHOTS
+  shot = moc_tpu_static.TOKENS // shots
+  return shots * _parts(shot, tile) * _parts(shot, block)
 
 
 def _of_chunks(tile: int, block: int) -> float:
-  tokens, chunk = moc_tpu_static.TOKENS, moc_tpu_static.CHUNK
-  chunks = SHOTS * _parts(tokens // SHOTS, chunk)
+  tokens, shots = moc_tpu_static.TOKENS, moc_tpu_static.SHOTS
+  chunk = moc_tpu_static.CHUNK
+  chunks = shots * _parts(tokens // shots, chunk)
   # The first shot has none to choose from.
-  routed = tokens * (1 - 1 / SHOTS) * moc_tpu_static.TOP_K
+  routed = tokens * (1 - 1 / shots) * moc_tpu_static.TOP_K
   return (routed / tile + chunks / 2) * _parts(chunk, block)
 
 

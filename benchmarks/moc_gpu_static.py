@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 
+from benchmarks import apart
 from benchmarks import moc_tpu_static
 from worldsim_jax.attention.moc.executors import pallas_gpu
 from worldsim_jax.errors import UserError
@@ -52,15 +53,14 @@ def benchmark(options):
 def details(options) -> dict:
   """What the compiler makes of a whole layer."""
   del options
-  return {'minute': json.loads(
-      moc_tpu_static.apart('moc_gpu_static').splitlines()[-1])}
+  return {'minute': json.loads(apart.printed(__name__).splitlines()[-1])}
 
 
 def scheduled(tile: int, block: int, warps: int, stages: int) -> list[dict]:
   """A row per kernel, as the module says."""
   with tempfile.TemporaryDirectory() as folder:
-    moc_tpu_static.apart('moc_gpu_static', tile, block, warps, stages,
-                         XLA_FLAGS=f'--xla_dump_to={folder}')
+    apart.printed(__name__, tile, block, warps, stages,
+                  XLA_FLAGS=f'--xla_dump_to={folder}')
     return [{'kernel': kernel, 'tile': tile, 'block': block, 'warps': warps,
              'stages': stages} | figures(pathlib.Path(folder), kernel)
             for kernel in KERNELS]
@@ -92,8 +92,7 @@ def ptxas() -> str:
   return found
 
 
-def compile_kernels(tile: int, block: int, warps: int, stages: int,
-                    dtype='bfloat16'):
+def compile_kernels(tile: int, block: int, warps: int, stages: int):
   """All three, for one GPU."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
@@ -101,7 +100,7 @@ def compile_kernels(tile: int, block: int, warps: int, stages: int,
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(CHIP)[1])
   moc_tpu_static.compile_for(mesh, pallas_gpu.executor(
-      tile, block, warps=warps, stages=stages), dtype)
+      tile, block, warps=warps, stages=stages))
 
 
 if __name__ == '__main__':

@@ -18,15 +18,12 @@ share, and waste more on the ragged ends of shots and chunks.
 """
 
 import json
-import os
-import pathlib
-import subprocess
 import sys
 import tempfile
 import time
 
+from benchmarks import apart
 from benchmarks import llo
-from worldsim_jax.errors import UserError
 
 # FLOP of a core's matrix units per cycle in bf16: 4 of 128 x 128, 2 of 256².
 CHIPS = {'v5e:1x1': 4 * 2 * 128**2, 'v5p:2x2x1': 4 * 2 * 128**2,
@@ -35,8 +32,8 @@ SIZES = ((512, 256), (512, 512), (1024, 512), (1024, 1024))
 PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4, 'moc_dkv_of_runs': 4}
 FUNCTIONS = 'forward', 'backward_queries', 'backward_keys'
 DIM = 128
-TOKENS, CHUNK, TOP_K = 180_224, 1280, 5  # The paper's minute.
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+# The paper's minute.
+TOKENS, SHOTS, CHUNK, TOP_K = 180_224, 8, 1280, 5
 
 
 def benchmark(options):
@@ -50,30 +47,16 @@ def details(options) -> dict:
   """What the compiler makes of a whole layer."""
   del options
   return {'minute': [json.loads(
-      apart('moc_tpu_static', chip).splitlines()[-1]) for chip in CHIPS]}
+      apart.printed(__name__, chip).splitlines()[-1]) for chip in CHIPS]}
 
 
 def scheduled(chip: str, tile: int, block: int) -> list[dict]:
   """A row per kernel, as the module says."""
   with tempfile.TemporaryDirectory() as folder:
-    apart('moc_tpu_static', chip, tile, block,
-          LIBTPU_INIT_ARGS=llo.dumping(folder))
+    apart.printed(__name__, chip, tile, block,
+                  LIBTPU_INIT_ARGS=llo.dumping(folder))
     return [_row(chip, tile, block, kernel, llo.segments(folder, kernel))
             for kernel in PRODUCTS]
-
-
-def apart(name: str, *args, **environment) -> str:
-  """What a module of this folder prints, in a process of its own.
-
-  Compilers read what they shall write out once, when they are loaded.
-  """
-  done = subprocess.run(
-      [sys.executable, '-m', f'benchmarks.{name}', *map(str, args)], cwd=ROOT,
-      check=False, capture_output=True, text=True, env=os.environ | environment)
-  if done.returncode:
-    raise UserError(f'{name} {" ".join(map(str, args))}: the compiler failed:\n'
-                    f'{done.stderr[-2000:]}')
-  return done.stdout
 
 
 def _row(chip, tile, block, kernel, segments):
@@ -117,7 +100,7 @@ def lower_layer(topology: str, tokens=TOKENS, chunk=CHUNK, top_k=TOP_K,
   split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   x = jax.ShapeDtypeStruct(
       (1, tokens, heads, DIM), jnp.bfloat16, sharding=split)
-  table = chunks.table([chunks.of_shots([tokens // 8] * 8, chunk)])
+  table = chunks.table([chunks.of_shots([tokens // SHOTS] * SHOTS, chunk)])
   rules = chunks.Rules()
 
   def loss(q, k, v):

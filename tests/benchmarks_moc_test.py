@@ -81,6 +81,10 @@ class ApartTest(absltest.TestCase):
       apart.run('benchmarks.no_such_module', config_lib.get_config('tiny'),
                 workdir)
 
+  def test_a_program_that_fails_says_what_it_said(self):
+    with self.assertRaisesRegex(UserError, 'such_module 1 failed(.|\n)*No m'):
+      apart.printed('benchmarks.no_such_module', 1)
+
 
 class PageTest(absltest.TestCase):
 
@@ -116,10 +120,10 @@ class BlocksTest(absltest.TestCase):
         'ideal_cycles': 9, 'loop': 1}
     rows = list(map(row, moc_tpu_static.PRODUCTS))
     self.assertEqual(
-        moc_blocks.cycles(rows, (1024, 512), moc_blocks.ANCHORS),
+        moc_blocks.cycles(rows, (1024, 512), 'anchors'),
         3 * 10 * 8 * 22 * 44)
     self.assertEqual(
-        moc_blocks.cycles(rows, (1024, 512), moc_blocks.CHUNKS),
+        moc_blocks.cycles(rows, (1024, 512), 'chunks'),
         3 * 10 * (7 * 22 * 5 + 8 * 18 / 2) * 3)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 import math
 import re
 
@@ -16,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import moc_blocks
 from benchmarks import moc_gpu_static
-from benchmarks import moc_page
 from benchmarks import moc_tpu_static
 from worldsim_jax.attention.moc import executors
 from worldsim_jax.attention.moc import packing
@@ -201,8 +200,7 @@ class CompilerTest(parameterized.TestCase):
         topology, *(sizes[:2] if branch == 'anchors' else sizes[2:4]))
     name = lambda row: tuple(
         row[key] for key in ('chip', 'kernel', 'tile', 'block'))
-    recorded = {name(row): row for row in json.loads(
-        (moc_page.RESULTS / 'moc_tpu_static.json').read_text())['rows']}
+    recorded = {name(row): row for row in moc_blocks.rows()}
     self.assertLen(found, len(moc_tpu_static.PRODUCTS))
     for row in found:
       for length in 'cycles', 'loop', 'spills':
