@@ -166,6 +166,15 @@ class ShardsTest(absltest.TestCase):
     self.write()  # As when the disk of the films is back.
     self.assertEqual(contents(self.data_dir), self.uninterrupted())
 
+  def test_what_is_raised_after_the_last_episode_is_not_lost(self):
+    def work(numbers):
+      yield from ([episode(n)] for n in numbers)
+      raise InterruptedError('told to stop while workers end')
+
+    made = shards.of_items(shards.cut(range(4), lambda _: 1, 2), work)
+    with self.assertRaisesRegex(UserError, 'told to stop'):
+      records.write(self.create_tempdir().full_path, 'k', {'train': made})
+
   def test_a_disk_that_refuses_is_named_and_whole_shards_stay(self):
     program = (
         'import resource, signal; '

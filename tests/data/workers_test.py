@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from unittest import mock
 
 from absl.testing import absltest
@@ -26,6 +28,12 @@ def die(how, words):
   if how > 0:
     os._exit(how)
   return words
+
+
+def start_another():
+  """Tells the id of a process that does not mind whose child it is."""
+  print(subprocess.Popen(['sleep', '600']).pid, flush=True)
+  time.sleep(600)
 
 
 def refuse(name):
@@ -64,6 +72,20 @@ class WorkersTest(parameterized.TestCase):
     self.assertEqual(next(results), 0)
     results.close()
     self.assertEmpty(multiprocessing.active_children())
+
+  def test_what_workers_have_started_does_not_outlive_this_process(self):
+    code = ('from tests.data import workers_test as t\n'
+            'if __name__ == "__main__":\n'
+            '  list(t.workers.run(t.start_another, [()], 1))\n')
+    script = self.create_tempfile('script.py', code).full_path
+    with subprocess.Popen(
+        [sys.executable, script], text=True, stdout=subprocess.PIPE,
+        env=os.environ | {'PYTHONPATH': os.getcwd()}) as process:
+      started = int(process.stdout.readline())
+      os.kill(started, 0)  # It is there.
+      process.kill()
+      # The pipe's end: all who hold it are gone.
+      process.communicate(timeout=60)
 
 
 if __name__ == '__main__':

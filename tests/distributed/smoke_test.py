@@ -93,7 +93,7 @@ class SmokeTest(absltest.TestCase):
     wait_for(lambda: 'x/teacher/3/commit_success.txt' in served.names(),
              running)
     running[1].kill()
-    _, err = running[0].communicate(timeout=60)
+    _, err = running[0].communicate(timeout=120)
     self.assertEqual(running[0].returncode, 69, err)
     self.assertIn('process 1', err)
     self.assertIn('stage teacher', err)
@@ -152,7 +152,7 @@ class SmokeTest(absltest.TestCase):
   def assertStop(self, running, told):
     """SIGTERM to one of them ends both in time, with the code for it."""
     running[told].send_signal(signal.SIGTERM)
-    ends = [process.communicate(timeout=60)[1] for process in running]
+    ends = [process.communicate(timeout=120)[1] for process in running]
     self.assertEqual([process.returncode for process in running], [75, 75],
                      ends)
     for end in ends:

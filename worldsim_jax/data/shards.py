@@ -85,6 +85,9 @@ def of_items(parts: Sequence[Sequence[Any]], work, size=None) -> Shards:
     for number in numbers:
       results_of_shard = itertools.islice(results, len(parts[number]))
       yield itertools.chain.from_iterable(results_of_shard)
+    # To the end, where workers are waited for. Python drops what is raised,
+    # say by a signal, in a generator that is thrown away before.
+    next(results, None)
 
   return Shards(len(parts), make, size)
 
@@ -140,7 +143,7 @@ def build(directory: str, splits: dict[str, Shards], share, progress) -> bool:
   for split, shards in splits.items():
     numbers = [number for name, number in left if name == split]
     if numbers:
-      for number, episodes in zip(numbers, shards.make(numbers)):
+      for episodes, number in zip(shards.make(numbers), numbers):
         name = file_name(split, number, shards.count)
         _write(directory, name, episodes, progress)
         progress.shard()

@@ -93,12 +93,15 @@ def _begin(folder):
     os._exit(1)
   os.dup2(log, 2)
   os.close(log)
+  os.setpgrp()
 
   def watch():
-    # A worker whose parent is killed would wait for jobs for ever.
+    # A worker whose parent is killed would wait for jobs for ever. With it go
+    # the processes that it has started: an engine's ends with its parent, but
+    # not in the first moments of its life.
     multiprocessing.parent_process().join()
     shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
   threading.Thread(target=watch, daemon=True).start()
 
