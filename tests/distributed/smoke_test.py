@@ -64,10 +64,12 @@ class SmokeTest(absltest.TestCase):
   def test_two_processes_leave_what_one_with_two_devices_leaves(self):
     two = SHARED['folder'] / 'two'
     # A disk that both see: process 0 renders, process 1 waits and is told.
-    running = self.start_two([two] * 2, [SHARED['folder'] / 'shared'] * 2)
+    # More than it can render before it hears of the signal.
+    running = self.start_two([two] * 2, [SHARED['folder'] / 'shared'] * 2,
+                             '--config.data.train_episodes=500')
     wait_for((SHARED['folder'] / 'shared' / 'episodes').exists, running)
     self.assertStop(running, 1)
-    self.assertEmpty(list(SHARED['folder'].glob('shared/*/*/1.*')))
+    self.assertEmpty(list(SHARED['folder'].glob('shared/**/dataset_info.json')))
 
     # Disks of their own: both render.
     disks = [SHARED['folder'] / name for name in ('disk-0', 'disk-1')]
@@ -134,11 +136,11 @@ class SmokeTest(absltest.TestCase):
     self.addCleanup(process.kill)
     return process
 
-  def start_two(self, workdirs, disks, environment=None):
+  def start_two(self, workdirs, disks, *flags, environment=None):
     port = processes.free_port()
     return [self.start(workdirs[index], 1, f'--coordinator=localhost:{port}',
                        '--num_processes=2', f'--process_id={index}',
-                       f'--config.data.dir={disks[index]}',
+                       f'--config.data.dir={disks[index]}', *flags,
                        environment=environment)
             for index in range(2)]
 
