@@ -7,6 +7,7 @@ import sys
 from unittest import mock
 
 from absl.testing import absltest
+import pytest
 
 import benchmarks
 from benchmarks import apart
@@ -136,6 +137,7 @@ class GpuTest(absltest.TestCase):
       moc_gpu_static.benchmark(None)
 
 
+@pytest.mark.slow
 class KeysReadTest(absltest.TestCase):
 
   def test_a_small_film_on_this_machine_reads_what_its_plan_says(self):

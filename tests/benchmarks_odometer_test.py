@@ -2,12 +2,14 @@
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from benchmarks import odometer
 
 
 class OdometerTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_rows_tell_what_is_measured_on_real_frames(self):
     size = odometer.SIZES['64x48']
     films = [odometer.film(name, 2, 12, size) for name in ('MAP29', 'gen:9')]

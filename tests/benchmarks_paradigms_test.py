@@ -8,6 +8,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 import benchmarks
 from benchmarks import hypotheses
@@ -69,6 +70,7 @@ class ParadigmsTest(absltest.TestCase):
     found = paradigms.training_seconds(self.options.config, self.workdir)
     self.assertEqual(found, {'tf': {'step': 1., 'total': 6 * 2.}})
 
+  @pytest.mark.slow
   def test_a_run_that_fails_is_named(self):
     (self.workdir / 'seed-1' / paradigms.SECONDS).unlink()
     self.options.config.data.records = 'nowhere'

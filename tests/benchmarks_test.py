@@ -51,6 +51,7 @@ def tiny_config(**student):
   return config
 
 
+@pytest.mark.slow
 class RegistryTest(absltest.TestCase):
 
   def test_every_name_is_a_module_with_a_benchmark(self):
@@ -184,6 +185,7 @@ class StreamTest(absltest.TestCase):
 
 class TrainStepTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_a_stage_is_timed_through_its_own_step(self):
     config = tiny_config()
     config.stages = ('tokenizer',)
@@ -234,6 +236,7 @@ class InputTest(absltest.TestCase):
     self.assertLess(widths[1], widths[0] / 3)
 
 
+@pytest.mark.slow
 class RecordTest(absltest.TestCase):
 
   def test_every_step_from_film_to_clip_is_timed(self):
@@ -274,6 +277,7 @@ class TorchTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, 'not the same computation'):
       pytorch.difference(np.ones(3), np.full(3, 1.1), 1e-5)
 
+  @pytest.mark.slow
   def test_both_sides_compute_the_same(self):
     try:
       from benchmarks import torch_wan  # pylint: disable=g-import-not-at-top
@@ -294,6 +298,7 @@ class TorchTest(parameterized.TestCase):
     # Raises above the benchmark's tolerance, rounding of float32 sums.
     pytorch.difference(out, ours, torch_dit.TOLERANCE['cpu'])
 
+  @pytest.mark.slow
   def test_wan_is_compared_with_diffusers_model_by_model(self):
     try:
       import diffusers  # pylint: disable=g-import-not-at-top,unused-import
@@ -375,6 +380,7 @@ class QueueTest(absltest.TestCase):
     logs = folder / 'out/fake-gpu/logs'
     self.assertCountEqual([p.stem for p in logs.iterdir()], self.STEPS)
 
+  @pytest.mark.slow
   def test_mistakes_end_with_exit_code_2(self):
     for arguments, environment, message in (
         (['traen'], {}, 'traen: the steps are train_step stream'),

@@ -7,6 +7,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from configs import base
 from configs import stages
@@ -46,6 +47,7 @@ class ConfigsTest(parameterized.TestCase):
         [(name, argument) for _, name, argument in VARIANTS])
 
   @parameterized.named_parameters(*VARIANTS)
+  @pytest.mark.slow
   def test_it_builds_and_could_run(self, name, argument):
     config = module(name).get_config(argument)
     validation.check(config)

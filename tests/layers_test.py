@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = 'worldsim_jax'
@@ -194,6 +195,7 @@ class LayersTest(parameterized.TestCase):
     self.assertIn(PACKAGE, loaded)
     self.assertEmpty(loaded & HEAVY)
 
+  @pytest.mark.slow
   def test_model_code_runs_where_only_jax_and_flax_are_installed(self):
     missing = (HEAVY | RUN) - BARE - {'absl', 'etils'}
     names = [m for m in modules() if m.split('.')[1] in BARE_FOLDERS]

@@ -6,6 +6,7 @@ import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 
 def run_main(*flags, timeout=120):
@@ -19,6 +20,7 @@ def run_main(*flags, timeout=120):
 QUICKSTART = '--config=configs/quickstart.py:smoke'
 
 
+@pytest.mark.slow
 class BadInputTest(parameterized.TestCase):
 
   @parameterized.named_parameters(

@@ -7,6 +7,7 @@ import re
 import tokenize
 
 from absl.testing import absltest
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = ('worldsim_jax', 'configs', 'tests', 'benchmarks')
@@ -106,6 +107,7 @@ class StyleTest(absltest.TestCase):
   def test_no_line_exceeds_80_columns(self):
     self.assertNoneFound(long_lines)
 
+  @pytest.mark.slow
   def test_every_except_names_its_exception(self):
     self.assertNoneFound(bare_excepts)
 

@@ -98,6 +98,7 @@ class RefusalTest(parameterized.TestCase):
     self.refused('is of no model that can be read .* conv.weight')
     self.refused('nowhere is not there', self.root / 'nowhere')
 
+  @pytest.mark.slow
   def test_two_of_a_kind_are_refused(self):
     self.write(releases.transformer())
     other = releases.self_forcing(self.root / 'other.pt')

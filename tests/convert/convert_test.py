@@ -30,6 +30,7 @@ def contents(path) -> dict[str, np.ndarray]:
           weight_files.open_weights(path).items()}
 
 
+@pytest.mark.slow
 class ConvertTest(parameterized.TestCase):
 
   def setUp(self):

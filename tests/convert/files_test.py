@@ -7,6 +7,7 @@ import sys
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.storage import bucket
 from worldsim_jax.convert import files
@@ -81,6 +82,7 @@ class FilesTest(absltest.TestCase):
     self.assertRefused('2 sets of weights', self.folder)
     self.assertIsW(self.folder / 'w.fp16.safetensors.index.json')
 
+  @pytest.mark.slow
   def test_a_bucket_is_read_as_a_folder_is(self):
     write_torch(self.folder / 'w.pt', W)
     write_safetensors(self.folder / 'w.safetensors', W, shard_bytes=24)

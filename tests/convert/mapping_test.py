@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.convert import mapping
 from worldsim_jax.convert import taehv_keys
@@ -49,6 +50,7 @@ def assert_bits_equal(found, expected):
 class MappingTest(parameterized.TestCase):
 
   @parameterized.parameters(*FORMATS)
+  @pytest.mark.slow
   def test_there_and_back_gives_the_same_bits_and_the_same_model(
       self, keys, module, count, format_):
     for dtype in (np.float32, np.float16, jnp.bfloat16):
@@ -73,6 +75,7 @@ class MappingTest(parameterized.TestCase):
             other.module(names)
 
   @parameterized.parameters(*FORMATS)
+  @pytest.mark.slow
   def test_what_does_not_fit_is_named_with_its_file_and_both_shapes(
       self, keys, module, count, format_):
     del count

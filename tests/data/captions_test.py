@@ -5,6 +5,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import actions as actions_lib
 from worldsim_jax.data import camera
@@ -74,6 +75,7 @@ class MotionTest(parameterized.TestCase):
 
 class PlaceTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_walls_and_floor_are_of_the_room(self):
     maze = maps.maze_of('gen:7')
     for number, room in enumerate(maze.rooms):

@@ -12,6 +12,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import actions
 from worldsim_jax.data import engine as engine_lib
@@ -149,6 +150,7 @@ def start_player(folder):
 
 class WorkingDirectoryTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_many_engines_start_side_by_side_and_leave_nothing(self):
     folder = self.create_tempdir().full_path
     players = [start_player(folder) for _ in range(6)]

@@ -6,6 +6,7 @@ import sys
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from worldsim_jax.data import actions as actions_lib
 from worldsim_jax.data import engine as engine_lib
@@ -30,6 +31,7 @@ def script(text):
 
 class EpisodesTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_two_processes_render_the_same_300_frames(self):
     for name in ('gen:5', 'MAP07'):
       recipe = episodes.plan(name, seed=3, policy='navigate', num_frames=300)

@@ -5,6 +5,7 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import episodes
 from worldsim_jax.data import impossible
@@ -15,6 +16,7 @@ from worldsim_jax.errors import UserError
 SMALL = dict(height=30, width=40)
 
 
+@pytest.mark.slow
 class ImpossibleTest(parameterized.TestCase):
 
   @parameterized.parameters(*impossible.KINDS)

@@ -6,6 +6,7 @@ import json
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import camera as camera_lib
 from worldsim_jax.data import engine as engine_lib
@@ -49,6 +50,7 @@ class SpritesTest(parameterized.TestCase):
         {'sprites', 'moved', 'objects', 'object_names'}, set(film) - set(plain)
     )
 
+  @pytest.mark.slow
   def test_without_an_object_only_its_sprite_is_another_picture(self):
     # On the spot: one bumps into objects.
     around = ((0.0, 0, 0),) + ((0.0, 0, 12.0),) * 29

@@ -11,6 +11,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
@@ -87,6 +88,7 @@ class ReprojectionTest(parameterized.TestCase):
       name=('gen:1', 'MAP15'),
       control=('none', 'field of view', 'aspect', 'yaw', 'engine depth'),
   )
+  @pytest.mark.slow
   def test_what_is_wrong_fails_where_the_truth_passes(self, name, control):
     episode, depth = film(name)
     exact = geometry_lib.of_episode(episode)

@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import episodes
@@ -71,6 +72,7 @@ class PalindromeTest(parameterized.TestCase):
 class TourTest(parameterized.TestCase):
 
   @parameterized.parameters('gen:7', 'MAP11')
+  @pytest.mark.slow
   def test_views_come_again_after_5_20_and_60_seconds(self, name):
     shown = film(name, 'tour', 1050)  # two minutes
     share = lambda *gap: revisits.share(

@@ -11,6 +11,7 @@ import time
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from worldsim_jax.data import records
 from worldsim_jax.data import shards
@@ -90,6 +91,7 @@ class ShardsTest(absltest.TestCase):
     records.write(other, 'k', splits())
     return contents(other)
 
+  @pytest.mark.slow
   def test_after_kills_at_any_time_the_set_is_the_same_bit_for_bit(self):
     dice = random.Random(0)
     for _ in range(4):
@@ -108,6 +110,7 @@ class ShardsTest(absltest.TestCase):
         os.listdir(os.path.dirname(self.folder)).count('incomplete.1.0.1'), 0
     )
 
+  @pytest.mark.slow
   def test_processes_side_by_side_make_the_same_set(self):
     processes = [start(self.data_dir, index, 3, 0.01) for index in range(3)]
     for process in processes:

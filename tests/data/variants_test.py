@@ -6,6 +6,7 @@ import hashlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import camera
 from worldsim_jax.data import captions
@@ -52,6 +53,7 @@ class VariantsTest(parameterized.TestCase):
     self.assertEqual([k for k in range(9) if old[k] != new[k]], [4])
     self.assertEqual(new[4], maps.maze_of('gen:7,decor=12').rooms[4])
 
+  @pytest.mark.slow
   def test_every_frame_of_another_decor_differs_and_no_step(self):
     one, other = film('gen:7'), film('gen:7,decor=12')
     np.testing.assert_array_equal(one['pose'], other['pose'])
@@ -106,6 +108,7 @@ class MonstersTest(absltest.TestCase):
     ):
       self.assertEqual(hashlib.sha256(content).hexdigest()[:16], digest)
 
+  @pytest.mark.slow
   def test_monsters_appear_where_they_are_asked_for(self):
     self.assertLen(maps.maze_of('gen:7').monsters, 3)
     one, other = film('gen:7'), film('gen:7', monsters=True)

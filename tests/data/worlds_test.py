@@ -12,6 +12,7 @@ import time
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from configs import base
 from configs import doom
@@ -60,6 +61,7 @@ class WorldsTest(absltest.TestCase):
     films = {source[k]['rgb'].tobytes() for k in range(len(source))}
     self.assertLen(films, len(source))
 
+  @pytest.mark.slow
   def test_workers_do_not_change_the_records(self):
     alone, together = (
         records.Source(self.build(small_world(policy='navigate'), n), 'train')

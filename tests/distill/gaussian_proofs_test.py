@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tests.distill import gaussians
 from worldsim_jax.distill import dmd
@@ -96,6 +97,7 @@ class GradientTest(parameterized.TestCase):
         gradient_in_x('sid', sid_alpha=alpha)(video), expected / scale,
         x, scale)
 
+  @pytest.mark.slow
   def test_dmd_s_mean_is_the_gradient_of_the_divergence(self):
     """Of KL(N(b, A Aᵀ) ‖ N(m, S)), both noised to one σ, in b and A."""
     sigma, size = 0.5, 2**15

@@ -119,6 +119,7 @@ class StopTest(RunTestCase):
     self.assertEnds([one], STOPPED, 'process 1: told to stop by SIGTERM')
     self.assertEnds([zero], STOPPED, 'process 0: process 1 was told to stop')
 
+  @pytest.mark.slow
   def test_ctrl_c_in_one_process_saves_too(self):
     run = self.start('ctrl-c', 1, **SLOW)
     run.wait_for_step(1)

@@ -5,6 +5,7 @@ import functools
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import engine as engine_lib
 from worldsim_jax.data import generator
@@ -45,6 +46,7 @@ def _accuracies(frames, labels):
 
 class OnTheEngineTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_walls_and_floors_of_unseen_mazes_are_told(self):
     frames, labels = _mazes(100, 101, 102)
     x = attributes.features(frames)
@@ -73,11 +75,13 @@ class OnTheEngineTest(absltest.TestCase):
       self.assertLess(swapped[name], 0.5 * right[name])
       self.assertLess(faded[name], 0.8 * right[name])
 
+  @pytest.mark.slow
   def test_light_matters_little(self):
     frames, labels = _mazes(100, 101, 102)
     dimmed = (frames * 0.8).astype(np.uint8)
     self.assertGreater(_accuracies(dimmed, labels)['floor'], 0.75)
 
+  @pytest.mark.slow
   def test_equal_frames_give_equal_answers(self):
     frames, labels = _mazes(100, 101, 102)
     x = attributes.features(frames)

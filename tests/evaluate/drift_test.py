@@ -5,6 +5,7 @@ import functools
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from worldsim_jax.data import episodes
 from worldsim_jax.evaluate import drift
@@ -84,6 +85,7 @@ class DriftTest(parameterized.TestCase):
       low, high = moved.get(name, (-0.07, 0.07))
       self.assertBetween(numbers[name], low, high, name)
 
+  @pytest.mark.slow
   def test_growing_drift_has_a_slope(self):
     seconds = 47 / RATE
     numbers = _mean_drift(_gain)

@@ -15,6 +15,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.golden import make_i3d
 from worldsim_jax.errors import UserError
@@ -35,6 +36,7 @@ def is_installed() -> bool:
     return False
 
 
+@pytest.mark.slow
 @unittest.skipUnless(is_installed(), packaged_weights.INSTALL)
 class LogitsTest(parameterized.TestCase):
 

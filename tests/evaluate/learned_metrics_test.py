@@ -85,6 +85,7 @@ class RealFilmsTest(absltest.TestCase):
     self.assertLess(floor, 2 * error)
     self.assertIn('rank 7', frechet.caution(len(real), len(reference)))
 
+  @pytest.mark.slow
   def test_lpips_sees_a_blur_and_noise_in_proportion(self):
     frames = walks(3, per_level=1)[:, 0]
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 from worldsim_jax.evaluate import films
@@ -57,6 +58,7 @@ def played():
   return play(clips())
 
 
+@pytest.mark.slow
 class MatrixTest(absltest.TestCase):
 
   def test_a_matrix_is_another_way_to_the_same_frames(self):
@@ -87,12 +89,14 @@ class PlayTest(absltest.TestCase):
   def test_the_truth_is_what_was_recorded(self):
     np.testing.assert_array_equal(played()['truth'], clips().future)
 
+  @pytest.mark.slow
   def test_copying_is_perfect_where_nothing_moves_and_known_where_it_does(self):
     moving, still = replay.score(played())['copy']
     np.testing.assert_array_equal(still, 100.)  # The cap of PSNR.
     shift = 9 * np.arange(1, HORIZON + 1)
     np.testing.assert_allclose(moving, -20 * np.log10(shift / 255), rtol=1e-6)
 
+  @pytest.mark.slow
   def test_the_ceiling_is_the_truth_through_the_tokenizer(self):
     world = tiny_world.make()
     expected = pixels.to_uint8(world.vae.apply(

@@ -4,6 +4,7 @@ import dataclasses
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -22,6 +23,7 @@ def sorted_frames(film):
 
 class SubjectsTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_the_truth_has_the_cameras_and_the_depth_of_its_frames(self):
     played = subjects.truth(clips())
     np.testing.assert_array_equal(played.rgb, clips().future)
@@ -63,6 +65,7 @@ class SubjectsTest(absltest.TestCase):
         200 * .98**(clips().horizon / (FPS / clips().horizon))))
     self.assertTrue(np.all(np.diff(film[0, :, 0, 0, 0].astype(int)) <= 0))
 
+  @pytest.mark.slow
   def test_wrong_actions_lead_elsewhere_from_the_same_place(self):
     played = subjects.wrong_actions(clips())
     turned = clips().commanded(-clips().actions)

@@ -48,6 +48,7 @@ def of_noise(seed=0):
 
 class SuiteTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_what_cannot_be_measured_says_why_and_the_rest_is_there(self):
     summary, folder = of_noise()
     page = (folder / 'report.html').read_text()
@@ -63,6 +64,7 @@ class SuiteTest(parameterized.TestCase):
     self.assertIn('LPIPS: ', summary['fidelity_not_measured'])
     self.assertNotIn('attributes_not_measured', summary)
 
+  @pytest.mark.slow
   def test_an_error_of_ours_is_raised_when_the_rest_is_written(self):
     def broken(unused_trial):
       raise KeyError('oops')
@@ -91,6 +93,7 @@ class SuiteTest(parameterized.TestCase):
     self.assertEqual(set(read), set(summary))
     self.assertEqual(read['subject'], 'noise')
 
+  @pytest.mark.slow
   def test_films_and_plots_are_in_the_report(self):
     _, folder = of_noise()
     films = sorted(path.name for path in (folder / 'films').iterdir())
@@ -138,6 +141,7 @@ class ExportsTest(absltest.TestCase):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
 
+  @pytest.mark.slow
   def test_every_benchmark_gets_every_clip(self):
     trial = tiny_trial.make('truth')
     patterns = {'vbench': 'videos/*.mp4', 'worldmodelbench': 'videos/*.mp4',

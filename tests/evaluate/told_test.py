@@ -5,6 +5,7 @@ import functools
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from configs import stages
 from tests.evaluate import tiny_trial
@@ -33,6 +34,7 @@ def films(of: int = 2):
       captions=('',) * of, maps=np.arange(of), given=GIVEN)
 
 
+@pytest.mark.slow
 class PredictTest(absltest.TestCase):
 
   def test_the_first_chunk_is_what_a_stream_makes(self):

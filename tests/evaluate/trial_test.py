@@ -5,6 +5,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.data import splits
@@ -14,12 +15,14 @@ from worldsim_jax.evaluate import subjects
 
 class TrialTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_all_films_are_of_test_maps(self):
     trial = tiny_trial.make()
     for what in ('clips', 'other', 'walks'):
       for name in trial.films(what).maps:
         self.assertEqual(splits.split_of(name), 'test')
 
+  @pytest.mark.slow
   def test_walks_are_long_new_and_the_same_again(self):
     one, two = (tiny_trial.make().walks for _ in range(2))
     self.assertEqual(one.rgb.shape, (2, 66, 48, 64, 3))

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
@@ -72,6 +73,7 @@ def diffusion_forcing(context_frames=0, chunk=CHUNK, config=CONFIG):
 
 class TeacherForcingTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_equals_chunk_after_chunk_through_the_cache(self):
     model = VideoTransformer(
         dim=16,
@@ -130,6 +132,7 @@ class TeacherForcingTest(absltest.TestCase):
     self.assertGreater(float(sigma.min()), 0.1)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
+  @pytest.mark.slow
   def test_chunks_of_context_are_given_and_never_denoised(self):
     _, (x, _, _, context), _ = run(teacher_forcing(), nothing)
     np.testing.assert_array_equal(context.positions, [0, 1, 2, 3])

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.forcing import tiny_student as tiny
 from worldsim_jax.forcing import exit_pass
@@ -40,6 +41,7 @@ def training(chunk):
 class RollingTest(parameterized.TestCase):
 
   @parameterized.parameters(*ROLLING, (1, 8, 0, False), (2, 6, 2, True))
+  @pytest.mark.slow
   def test_video_and_gradient_are_those_of_a_stream(
       self, chunk, window, sink, relative
   ):

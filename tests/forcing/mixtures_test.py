@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import stages
 from tests.streaming import tiny_world
@@ -69,6 +70,7 @@ class FilmsTest(parameterized.TestCase):
     self.assertIsNone(context.mask)
     self.assertIsNone(context.texts)
 
+  @pytest.mark.slow
   def test_frames_read_no_later_shot(self):
     config = film_config(top_k=1)
     config.film.moc.drop_in = 1.  # Of earlier shots, it too.
@@ -106,6 +108,7 @@ class FilmsTest(parameterized.TestCase):
 class OfPastTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2)
+  @pytest.mark.slow
   def test_training_reads_what_a_stream_recalls(self, chunk):
     config = recalling_config(chunk, top_k=1, most=FRAMES)
     own = build.for_network(config, NAME)
@@ -149,6 +152,7 @@ class OfPastTest(parameterized.TestCase):
     self.assertIsNone(mixtures.of_past(NAME, config))
 
   @parameterized.parameters((1, 1, 1), (1, 0, 2), (2, 1, 1), (2, 3, 2))
+  @pytest.mark.slow
   def test_as_many_keys_are_counted_as_are_read(self, chunk, sink, top_k):
     config = recalling_config(chunk, top_k=top_k)
     config.student.sink = sink

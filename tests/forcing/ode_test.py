@@ -17,6 +17,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.diffusion import flow
 from worldsim_jax.diffusion import noise
@@ -186,6 +187,7 @@ class RegressionTest(parameterized.TestCase):
           found, np.mean(sigma[sigma > 0] ** 2), rtol=1e-5
       )
 
+  @pytest.mark.slow
   def test_a_student_reads_the_past_that_its_teacher_read(self):
     asked = {}
 

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.forcing import one_pass
 
@@ -72,6 +73,7 @@ class OnePassTest(parameterized.TestCase):
     )
 
   @BOTH
+  @pytest.mark.slow
   def test_every_chunk_is_at_a_level_of_the_student(self, make):
     noisy = lambda key: asked(make, key)[1][:, GIVEN - F :]
     levels = jax.vmap(noisy)(jax.random.split(KEY, 200))

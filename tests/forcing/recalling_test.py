@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.forcing import tiny_student as tiny
 from worldsim_jax.attention import kv_cache
@@ -30,6 +31,7 @@ def streamed(recall=None, chunk=1):
                        EXITS[:tiny.NEW // chunk])[1]
 
 
+@pytest.mark.slow
 class RecallingTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from worldsim_jax.diffusion import objective
 from worldsim_jax.diffusion import samplers
@@ -58,6 +59,7 @@ def started(sampling=SAMPLING):
       params(), no_past(sampling), CONTEXT, ACTIONS.frames(0, GIVEN))
 
 
+@pytest.mark.slow
 class RolloutTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2)
@@ -215,6 +217,7 @@ class SequenceTest(absltest.TestCase):
     self.assertTrue(np.isfinite(video).all())
 
 
+@pytest.mark.slow
 class MemoryTest(absltest.TestCase):
   """A blob goes left or right, around a ring: the direction tells two frames.
 

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.forcing import tiny_student as tiny
 from worldsim_jax.diffusion import samplers
@@ -64,6 +65,7 @@ class RolloutTest(parameterized.TestCase):
     self.assertEqual(state.cache.length, GIVEN)
     np.testing.assert_array_equal(state.last_frame, CONTEXT[:, -1])
 
+  @pytest.mark.slow
   def test_the_heading_is_carried_on_from_chunk_to_chunk(self):
     whole = ACTIONS.headed().heading
     state = started()
@@ -76,6 +78,7 @@ class RolloutTest(parameterized.TestCase):
     np.testing.assert_allclose(told.heading, whole[:, GIVEN + 2], rtol=1e-6)
 
   @parameterized.parameters(0, 2)
+  @pytest.mark.slow
   def test_a_rollout_is_one_chunk_after_the_other(self, exit_step):
     state = started()
     end, video = generate_all(state, exit_step)
@@ -109,6 +112,7 @@ class RolloutTest(parameterized.TestCase):
     self.assertEqual(generate_chunk._cache_size(), 1)
 
   @parameterized.named_parameters((name, name) for name in MODES)
+  @pytest.mark.slow
   def test_what_came_before_a_chunk_has_exactly_no_gradient(self, mode):
     sampling, exit_steps, slots, gradient_frames = MODES[mode]
     state = started(sampling, slots)
@@ -132,6 +136,7 @@ class RolloutTest(parameterized.TestCase):
       self.assertNotEqual(value_and_grad(*changed)[0], value)
 
   @parameterized.parameters(3, 8)
+  @pytest.mark.slow
   def test_of_a_long_rollout_the_last_frames_have_the_gradient(self, slots):
     state, weight = started(slots=slots), tiny.draw(*NOISE.shape, seed=3)
     exit_steps = np.int32([0, 2, 1, 0, 1, 2])

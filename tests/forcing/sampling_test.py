@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.forcing import tiny_student as tiny
 from worldsim_jax.attention import kv_cache
@@ -117,6 +118,7 @@ class LinearModelTest(parameterized.TestCase):
     self.assertGreater(abs(seen - jnp.mean(x0)), 1e-5)
 
 
+@pytest.mark.slow
 class ManyStepsTest(absltest.TestCase):
   """Students that are not distilled: the flow ODE, with guidance."""
 

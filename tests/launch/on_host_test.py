@@ -10,6 +10,7 @@ import sys
 import time
 
 from absl.testing import absltest
+import pytest
 import yaml
 
 from tests.launch.launchers import AWKWARD
@@ -20,6 +21,7 @@ from tests.launch.launchers import printed
 from tests.launch.launchers import ROOT
 
 
+@pytest.mark.slow
 class OnHostTest(absltest.TestCase):
 
   def setUp(self):

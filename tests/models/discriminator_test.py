@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.models import discriminator
 from worldsim_jax.models.conditioning import Conditioning
@@ -69,6 +70,7 @@ class DiscriminatorTest(parameterized.TestCase):
     self.assertEqual(after[0], before[0])
     self.assertGreater(float(abs(after[1] - before[1])), 1e-3)
 
+  @pytest.mark.slow
   def test_every_frame_and_every_pixel_counts(self):
     params, judge = made()
     gradient = jax.jit(
@@ -76,6 +78,7 @@ class DiscriminatorTest(parameterized.TestCase):
     )(X)
     self.assertTrue(np.all(gradient != 0))
 
+  @pytest.mark.slow
   def test_the_tokens_are_those_after_the_layers_that_were_asked_for(self):
     # A model of the first layers only, with the same parameters.
     params, _ = made()
@@ -102,6 +105,7 @@ class DiscriminatorTest(parameterized.TestCase):
     self.assertNotIn(stacked, text())
     self.assertIn(stacked, text(read_after=(0,)))
 
+  @pytest.mark.slow
   def test_any_transformer_becomes_one_and_stays_itself(self):
     params, _ = made()
     backbone = {k: x for k, x in params.items() if k != 'discriminator'}

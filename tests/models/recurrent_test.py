@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.models import recurrent
@@ -50,6 +51,7 @@ def no_past(batch=B):
 class SequenceTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2)
+  @pytest.mark.slow
   def test_a_clip_at_once_is_chunk_by_chunk_with_a_state(self, chunk):
     whole, state = apply(X, TIMESTEPS, GIVEN), no_past()
     for first in range(0, F, chunk):
@@ -63,6 +65,7 @@ class SequenceTest(parameterized.TestCase):
     _, states = apply(X, TIMESTEPS, GIVEN, None, no_past())
     np.testing.assert_allclose(state.z, states.z[:, -1], atol=1e-5)
 
+  @pytest.mark.slow
   def test_the_past_is_remembered_and_no_frame_reads_a_later_one(self):
     def influence(frame):
       """Of each input frame, and of its level, on this frame's velocity."""
@@ -98,6 +101,7 @@ class SequenceTest(parameterized.TestCase):
 
 class ConvolutionTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_a_step_is_that_of_a_convolutional_gru(self):
     module = recurrent.Transition(MODEL.dim, jnp.float32)
     z, e = draw(B, H, W, MODEL.dim), draw(B, H, W, MODEL.dim, seed=1)
@@ -156,6 +160,7 @@ class ConditioningTest(parameterized.TestCase):
     np.testing.assert_allclose(
         apply(X, TIMESTEPS, padded), apply(X, TIMESTEPS, GIVEN), atol=1e-5)
 
+  @pytest.mark.slow
   def test_an_untrained_model_predicts_nothing(self):
     model = MODEL.clone(image=False, parameterization='velocity')
     v, _ = jax.jit(model.init_with_output)(jax.random.key(0), X, TIMESTEPS)

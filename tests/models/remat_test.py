@@ -10,6 +10,7 @@ import jax
 from jax.ad_checkpoint import print_saved_residuals
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.attention.moc import attend as moc
 from worldsim_jax.attention.moc import chunks
@@ -60,6 +61,7 @@ def choices(f) -> int:
 class RematTest(parameterized.TestCase):
 
   @parameterized.product(f=list(KEPT), policy=POLICIES)
+  @pytest.mark.slow
   def test_every_policy_keeps_the_selection_of_a_mixture(self, f, policy):
     wrapped = jax.checkpoint(f, policy=remat.POLICIES[policy])
     with contextlib.redirect_stdout(io.StringIO()) as printed:

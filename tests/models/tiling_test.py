@@ -78,6 +78,7 @@ class TilingTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ((4, 4), 1), ((4, 6), 2), ((3, 5), 0), ((7, 3), 2), ((100, 5), 4))
+  @pytest.mark.slow
   def test_blending_keeps_what_tiles_agree_on(self, tile, overlap):
     """Also where the last tiles are moved inwards and three overlap."""
     rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from worldsim_jax.models import pixels
 from worldsim_jax.models import tiny_vae
@@ -85,6 +86,7 @@ class TinyVAETest(parameterized.TestCase):
     self.assertLen(carry, 9)
 
   @parameterized.parameters(((2, 2), False), ((1, 1), True), ((1, 2), True))
+  @pytest.mark.slow
   def test_chunks_give_the_same_numbers_as_the_whole_video(
       self, time_strides, shortcut):
     vae, variables, video = make(
@@ -184,6 +186,7 @@ class TinyVAETest(parameterized.TestCase):
     chex.assert_trees_all_close(
         decode(vae, variables, far), decode(vae, variables, 10 * far))
 
+  @pytest.mark.slow
   def test_training_lowers_the_loss_and_uses_the_latent_noise(self):
     vae, variables, video = make(frames=2, time_strides=(1, 1))
     batch = {'video': pixels.to_uint8(video)}
@@ -210,6 +213,7 @@ class TinyVAETest(parameterized.TestCase):
     self.assertLess(history[-1]['loss'], .9 * history[0]['loss'])
     self.assertGreater(history[-1]['psnr_db'], history[0]['psnr_db'])
 
+  @pytest.mark.slow
   def test_a_fitted_shortcut_starts_as_the_best_linear_codec(self):
     vae, _, video = make(
         shortcut=True, latent_channels=4, time_strides=(1, 2), patch=2,

@@ -12,6 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
@@ -112,6 +113,7 @@ class TransformerTest(parameterized.TestCase):
     )
     self.assertEqual(sum(s.size for s in jax.tree.leaves(shapes)), count)
 
+  @pytest.mark.slow
   def test_a_steered_image_is_embedded_bilinearly(self):
     model = VideoTransformer(**SIZE, **STREAMS, **LATENTS, steered=True)
     params = random_params(model, self.x, self.t, self.given)
@@ -182,6 +184,7 @@ class TransformerTest(parameterized.TestCase):
     changed = np.any(self.apply(t=tokens) != together, axis=(0, 2, 3, 4))
     np.testing.assert_array_equal(changed, np.ones(F))  # All read frame 1.
 
+  @pytest.mark.slow
   def test_the_streams_of_wan_may_be_left_out(self):
     streams = dict(concatenated_channels=5, clip_dim=6, clip_positions=4)
     given = self.given.replace(
@@ -209,6 +212,7 @@ class TransformerTest(parameterized.TestCase):
     np.testing.assert_array_equal(after[:, ~later], before[:, ~later])
     self.assertTrue(np.all(after[:, later] != before[:, later]))
 
+  @pytest.mark.slow
   def test_future_frames_have_exactly_no_gradient(self):
     _, x, timesteps = gradients('none')
     for gradient in (x, timesteps):
@@ -216,6 +220,7 @@ class TransformerTest(parameterized.TestCase):
       self.assertTrue(np.all(gradient[:, : F // 2] != 0))
 
   @parameterized.parameters('full', 'dots', 'attention', 'offload')
+  @pytest.mark.slow
   def test_what_is_rematerialised_does_not_change_the_gradient(self, remat):
     kept, recomputed = gradients('none')[0], gradients(remat)[0]
     scale = max(float(abs(x).max()) for x in jax.tree.leaves(kept))
@@ -280,6 +285,7 @@ class TransformerTest(parameterized.TestCase):
     for leaf in jax.tree.leaves(init(jax.random.key(0))):
       np.testing.assert_array_equal(leaf, 0)
 
+  @pytest.mark.slow
   def test_training_begins_where_wan_s_does(self):
     model = VideoTransformer(**SIZE | {'num_layers': 1}, text_dim=5)
     params = jax.jit(model.init)(

@@ -10,6 +10,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.convert import mapping
 from worldsim_jax.convert import umt5_keys
@@ -77,6 +78,7 @@ class UMT5Test(absltest.TestCase):
     self.assertEqual(umt5.relative_positions(3).tolist(),
                      [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]])
 
+  @pytest.mark.slow
   def test_bfloat16_is_as_close_as_its_rounding_allows(self):
     half = self.encoder.clone(dtype='bfloat16')
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), self.params)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pytest
 
 from tests.models import tiny_tokenizer
 from worldsim_jax.errors import UserError
@@ -64,6 +65,7 @@ class UMT5TextTest(absltest.TestCase):
                      {jnp.dtype('bfloat16')})
     jax.tree.map(np.testing.assert_array_equal, params, self.params)
 
+  @pytest.mark.slow
   def test_a_prompt_is_what_the_encoder_makes_of_its_tokens(self):
     encode = text_encoder.make('umt5', LENGTH, str(self.saved()))
     found = encode(PROMPTS)

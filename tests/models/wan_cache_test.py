@@ -8,6 +8,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from worldsim_jax.attention import context as contexts
 from worldsim_jax.attention import kv_cache
@@ -31,6 +32,7 @@ def empty(num_slots=F, **changes):
       num_heads=HEADS, head_dim=HEAD_DIM, **changes)
 
 
+@pytest.mark.slow
 class WanCacheTest(parameterized.TestCase):
 
   @classmethod

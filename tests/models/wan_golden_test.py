@@ -9,6 +9,7 @@ import pathlib
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 
 from worldsim_jax.convert import mapping
 from worldsim_jax.convert import wan_dit_keys
@@ -53,6 +54,7 @@ class WanGoldenTest(absltest.TestCase):
   def test_the_velocity_is_that_of_diffusers(self):
     self.assertParity(self.v, 'v')
 
+  @pytest.mark.slow
   def test_gradients_are_those_of_diffusers(self):
     self.assertParity(self.of_x, 'of_x')
     names = [name for name in self.golden if name.startswith('of/')]

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.golden import make_wan_vae
 from worldsim_jax.convert import mapping
@@ -59,6 +60,7 @@ class WanVAETest(parameterized.TestCase):
         self.encode(self.variables, self.video)[0], mean, atol=1e-6)
 
   @parameterized.parameters([(1, 1, 1)], [(2, 1)], [(1, 2)])
+  @pytest.mark.slow
   def test_chunks_give_the_same_numbers_as_the_whole_video(self, lengths):
     s = self.vae.time_stride
     ends = np.cumsum(lengths)[:-1]
@@ -81,6 +83,7 @@ class WanVAETest(parameterized.TestCase):
       _, carry = decode(self.latents[:, :1], carry)
     self.assertEqual(decode._cache_size(), 2)
 
+  @pytest.mark.slow
   def test_the_carry_s_shapes_do_not_depend_on_the_chunk(self):
     def shapes(method, x, carry=None):
       return jax.tree.map(lambda y: y.shape, jax.eval_shape(
@@ -97,6 +100,7 @@ class WanVAETest(parameterized.TestCase):
       self.assertEqual(shapes(method, x[:, :step], carry), expected)
       self.assertEqual(shapes(method, x[:, :2 * step], carry), expected)
 
+  @pytest.mark.slow
   def test_latents_never_see_a_later_frame_than_they_decode_to(self):
     s = self.vae.time_stride
     jacobian = jax.jit(jax.jacrev(lambda x: jnp.square(self.vae.apply(
@@ -106,6 +110,7 @@ class WanVAETest(parameterized.TestCase):
     np.testing.assert_array_equal(seen, [
         [p <= s * f for p in range(1 + 2 * s)] for f in range(3)])
 
+  @pytest.mark.slow
   def test_frames_never_see_a_later_latent_than_their_own(self):
     s = self.vae.time_stride
     jacobian = jax.jit(jax.jacrev(lambda z: jnp.square(self.vae.apply(
@@ -133,6 +138,7 @@ class WanVAETest(parameterized.TestCase):
     frame, _ = self.decode(self.variables, self.latents[:, :1])
     self.assertEqual(frame.shape, self.video[:, :1].shape)
 
+  @pytest.mark.slow
   def test_bf16_rounds_and_leaves_parameters_and_results_in_float32(self):
     vae = self.vae.copy(dtype=jnp.bfloat16)
     exact, _ = self.decode(self.variables, self.latents)
@@ -157,6 +163,7 @@ class WanVAETest(parameterized.TestCase):
     chex.assert_trees_all_close(
         one_by_one, self.decode(self.variables, self.latents)[0], atol=ATOL)
 
+  @pytest.mark.slow
   def test_decoding_clips_unless_told_otherwise(self):
     far = 10 * self.latents[:, :1]
     inside, _ = self.decode(self.variables, far)

@@ -9,6 +9,7 @@ import time
 
 from absl.testing import absltest
 import jax
+import pytest
 
 from worldsim_jax.errors import Preempted
 from worldsim_jax.errors import PREEMPTED
@@ -94,6 +95,7 @@ class PreemptionTest(absltest.TestCase):
     thread.join()
     self.assertEqual(handlers, [signal.getsignal(signal.SIGTERM)])
 
+  @pytest.mark.slow
   def test_what_cannot_be_interrupted_ends_with_the_process(self):
     # A very slow hash keeps the main thread in C, as a compilation does.
     code = (

@@ -84,6 +84,7 @@ class ExportTest(parameterized.TestCase):
       export.ExportedWorld(world)
 
   @parameterized.parameters(0, 0.5, 0.99)
+  @pytest.mark.slow
   def test_a_damaged_program_is_named(self, part):
     folder = pathlib.Path(self.create_tempdir().full_path) / 'exported'
     shutil.copytree(SAVED / 'exported', folder)

@@ -60,6 +60,7 @@ class RoundTripTest(parameterized.TestCase):
       self.assertIsInstance(leaf, jax.Array)
       self.assertLen(leaf.devices(), 1)
 
+  @pytest.mark.slow
   def test_what_several_devices_saved_a_machine_with_one_loads(self):
     # Not all: Orbax compiles a program per shape to share the writing.
     world, everywhere = tiny_world.make(), meshes.make_mesh()

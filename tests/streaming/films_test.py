@@ -6,6 +6,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import stages
 from tests.streaming import tiny_world
@@ -34,6 +35,7 @@ def film(seed=0, shots=None, top_k=1):
   return films.make(world(top_k), seed=seed, num_shots=shots)
 
 
+@pytest.mark.slow
 class FilmsTest(absltest.TestCase):
 
   def test_shots_are_as_long_as_one_another_but_for_a_frame(self):

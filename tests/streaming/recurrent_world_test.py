@@ -7,6 +7,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks.timing import compilations
 from tests.streaming import tiny_world
@@ -30,6 +31,7 @@ class SessionTest(world_test.SessionTest):
     absltest.TestCase.setUp(self)
     self.world = world()
 
+  @pytest.mark.slow
   def test_of_a_past_that_is_too_long_first_and_latest_frames_stay(self):
     past = np.zeros((1, 9, 24, 32, 3), np.uint8)  # The window is 4.
     film = self.world.continue_videos(past, np.zeros((1, 10, 3)))
@@ -55,6 +57,7 @@ class FilesTest(absltest.TestCase):
     self.folder = pathlib.Path(self.create_tempdir().full_path)
     files.save(world(), self.folder / 'world')
 
+  @pytest.mark.slow
   def test_it_is_read_as_it_was_written_and_exported(self):
     read = files.load(self.folder)
     self.assertEqual(read.model, world().model)

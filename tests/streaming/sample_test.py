@@ -8,6 +8,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 from tests.streaming.tiny_world import ACTIONS
@@ -29,6 +30,7 @@ class SampleTest(parameterized.TestCase):
         target or self.target, height=24, width=32,
         frames_per_second=tiny_world.config().data.frames_per_second)
 
+  @pytest.mark.slow
   def test_a_script_makes_a_frame_per_action(self):
     film = self.sample('forward*3,left*2,wait')
     self.assertEqual(film.shape, (6, 24, 32, 3))

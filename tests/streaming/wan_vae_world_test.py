@@ -63,6 +63,7 @@ class WanVAEWorldTest(absltest.TestCase):
     np.testing.assert_allclose(frames.astype(int), expected, atol=1)
     self.assertLess(np.mean(frames != expected), 0.01)
 
+  @pytest.mark.slow
   def test_a_session_keeps_its_shapes(self):
     session = world().stream(seed=SEED)
     shapes = jax.tree.map(jnp.shape, session)

@@ -63,6 +63,7 @@ class SessionTest(absltest.TestCase):
     np.testing.assert_allclose(
         self.film().astype(int), continue_start(self.world, ACTIONS), atol=1)
 
+  @pytest.mark.slow
   def test_a_video_can_go_on_from_a_longer_past_and_remembers_it(self):
     past = np.concatenate([self.world.starts[1], self.world.starts[0]])[None]
     other = past.copy()
@@ -72,6 +73,7 @@ class SessionTest(absltest.TestCase):
     self.assertEqual(one.shape[:2], (1, len(ACTIONS)))
     self.assertGreater(np.mean(np.asarray(one[:, 0]) != two[:, 0]), 0.01)
 
+  @pytest.mark.slow
   def test_of_a_past_that_is_too_long_first_and_latest_frames_stay(self):
     past = np.zeros((1, 9, 24, 32, 3), np.uint8)
     session = self.world.start(
@@ -101,6 +103,7 @@ class SessionTest(absltest.TestCase):
         self.film(frames=np.concatenate([start[::-1], start])),
         self.film(frames=start))
 
+  @pytest.mark.slow
   def test_later_actions_leave_earlier_frames_as_they_are(self):
     other = np.concatenate([ACTIONS[:3], -ACTIONS[3:]])
     one, two = (continue_start(self.world, a) for a in (ACTIONS, other))

@@ -8,6 +8,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 import worldsim_jax
@@ -48,6 +49,7 @@ class AssembleTest(absltest.TestCase):
                  expected.vae_variables)
     np.testing.assert_array_equal(world.starts, expected.starts)
 
+  @pytest.mark.slow
   def test_the_latest_stage_that_can_stream_is_the_student(self):
     self.save_latent_space()
     self.save_checkpoint('teacher', 6, student(1))
@@ -64,6 +66,7 @@ class AssembleTest(absltest.TestCase):
     self.save_checkpoint('self_forcing', 3, student(4), ema=student(5))
     self.assert_student(assemble.load(self.workdir), student(5))
 
+  @pytest.mark.slow
   def test_a_world_from_a_checkpoint_streams(self):
     self.save_latent_space()
     self.save_checkpoint('self_forcing', 3, tiny_world.make().params)

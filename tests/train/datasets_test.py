@@ -10,6 +10,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 from worldsim_jax.data import records
@@ -94,6 +95,7 @@ class FramesTest(absltest.TestCase):
 
 class LatentsTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_decoded_latents_are_the_frames_of_the_same_episode(self):
     vae, variables = codec()
     for split in ('train', 'test'):
@@ -111,6 +113,7 @@ class LatentsTest(absltest.TestCase):
         self.assertGreater(psnr.mean(), 20)
         self.assertGreater(psnr.mean(), late.mean() + 0.5)
 
+  @pytest.mark.slow
   def test_a_latent_frame_has_the_actions_of_its_frames(self):
     film = records.Source(frames_dir(), 'train')[1]
     actions = ActionSpace().normalise(film['actions'])

@@ -7,6 +7,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -34,6 +35,7 @@ class EvaluationTest(parameterized.TestCase):
     return self.enter_context(mock.patch.object(
         datasets, 'frames', side_effect=AssertionError('rendered')))
 
+  @pytest.mark.slow
   def test_a_fault_needs_no_training_and_writes_its_folder(self):
     summary = evaluation.evaluate(config(subject='copy'), self.workdir)
     folder = self.workdir / 'evaluation' / 'copy'
@@ -56,6 +58,7 @@ class EvaluationTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, message):
       evaluation.evaluate(config(**settings), self.workdir)
 
+  @pytest.mark.slow
   def test_the_student_is_the_world_of_a_finished_run(self):
     files.save(tiny_trial.world(), self.workdir / 'world')
     with mock.patch.object(run, 'unfinished_stages', return_value=[]):

@@ -12,6 +12,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from worldsim_jax.train.checkpoints import Checkpoints
 
@@ -110,6 +111,7 @@ def small_disk(test):
       subprocess.run(['umount', folder], check=True)
 
 
+@pytest.mark.slow
 class FullDiskTest(parameterized.TestCase):
 
   def test_it_is_one_line_and_other_errors_are_printed(self):
@@ -140,6 +142,7 @@ class FullDiskTest(parameterized.TestCase):
       self.assertCountEqual(os.listdir(stage), ['1', '2'])
 
 
+@pytest.mark.slow
 class KilledTest(absltest.TestCase):
 
   def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(self):

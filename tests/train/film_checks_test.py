@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import pytest
 
 from configs import moc_minute
 from configs import stages
@@ -78,6 +79,7 @@ class FilmChecksTest(parameterized.TestCase):
     self.assertIn(message, str(raised.exception))
 
   @parameterized.parameters((4, 1, 2), (2, 2, 1))
+  @pytest.mark.slow
   def test_a_mesh_must_share_the_heads_of_who_recalls_from_a_cache(
       self, context, tensor, heads):
     if len(jax.devices()) < 8:

@@ -43,6 +43,7 @@ def fit_of(program, small, chip=ROOMY):
 
 class FitTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_parameters_split_between_devices_take_their_share(self):
     whole, split = (fit_of('teacher', config(fsdp=n)) for n in (1, 4))
     self.assertTrue(whole.fits)
@@ -52,6 +53,7 @@ class FitTest(parameterized.TestCase):
     self.assertLess(split.arguments, 0.35 * whole.arguments)
     self.assertAlmostEqual(split.flops * 4, whole.flops)
 
+  @pytest.mark.slow
   def test_a_stream_is_one_program_and_says_how_many_frames_it_makes(self):
     small = config()
     found = fit_of('stream', small)
@@ -59,6 +61,7 @@ class FitTest(parameterized.TestCase):
     self.assertGreater(found.flops, 0)
     self.assertGreater(found.costs.memory_bytes, 0)
 
+  @pytest.mark.slow
   def test_a_stream_of_a_recurrent_model_is_counted_likewise(self):
     found = fit_of('stream', tiny_world.recurrent_config())
     self.assertGreater(found.flops, 0)
@@ -178,6 +181,7 @@ class WarningsTest(absltest.TestCase):
 
 class SearchTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_meshes_come_by_what_they_have_to_send(self):
     small = config(fsdp=-1)
     tried = list(fit.meshes_to_try(

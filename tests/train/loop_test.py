@@ -182,6 +182,7 @@ class LoopTest(parameterized.TestCase):
     self.assertEqual(kinds(state.opt_state), {'pinned_host'})
     self.assertNotIn('pinned_host', kinds(state.params))
 
+  @pytest.mark.slow
   def test_nan_stops_with_stage_and_step_and_is_not_saved(self):
     workdir = self.folder()
     with self.assertRaisesRegex(

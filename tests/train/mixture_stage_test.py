@@ -9,6 +9,7 @@ from absl.testing import absltest
 from etils import epath
 import jax
 import numpy as np
+import pytest
 
 from configs import moc_minute
 from tests.streaming import tiny_world
@@ -80,6 +81,7 @@ def trained():
   return tiny_world.random_variables(config())['student']
 
 
+@pytest.mark.slow
 class MixtureStageTest(absltest.TestCase):
 
   def train(self, workdir, fail_at=None):

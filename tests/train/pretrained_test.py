@@ -8,6 +8,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.streaming import tiny_world
 from worldsim_jax.errors import UserError
@@ -63,6 +64,7 @@ class PretrainedTest(parameterized.TestCase):
       self.assertEqual(x.dtype, np.float32)  # For the optimiser.
       np.testing.assert_array_equal(x, rounded.get(path, initial[path]))
 
+  @pytest.mark.slow
   def test_a_network_that_does_not_fit_is_named_with_both_shapes(self):
     params = jax.tree.map(np.asarray, tiny_world.make().params)
     self.save(params)

@@ -75,6 +75,7 @@ def setUpModule():
 
 class EncoderTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_a_batch_is_as_its_films_alone_whatever_their_lengths(self):
     encoder = encoding.Encoder(config(), world().vae, world().vae_variables)
     films = [film(n, frames) for n, frames in enumerate(
@@ -138,6 +139,7 @@ class RecordTest(absltest.TestCase):
         str(source or self.films), self.target, tokenizer=self.tokenizer,
         stream=self.told, **options)
 
+  @pytest.mark.slow
   def test_films_become_latents_without_storing_frames(self):
     self.add_films(3)
     (self.films / 'train' / '1.txt').write_text('a wave')

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tests.streaming import tiny_world
 from worldsim_jax.data import pipeline
@@ -45,6 +46,7 @@ def new_state():
       np.asarray(x) + np.asarray(i, x.dtype) for i, x in enumerate(leaves)])
 
 
+@pytest.mark.slow
 @absltest.skipIf(len(jax.devices()) < 8, 'needs eight devices')
 class ReshardingTest(parameterized.TestCase):
 
@@ -116,6 +118,7 @@ def train(workdir, num_devices, num_steps):
   return np.asarray(state.params['toy']['ffn_0']['kernel']), given[1:]
 
 
+@pytest.mark.slow
 @absltest.skipIf(len(jax.devices()) < 8, 'needs eight devices')
 class ResumeTest(absltest.TestCase):
 

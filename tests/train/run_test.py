@@ -93,6 +93,7 @@ def checkpoint_times(workdir):
           for name in STAGES if (workdir / name).exists()}
 
 
+@pytest.mark.slow
 class WorkdirTest(absltest.TestCase):
 
   def test_a_disk_that_is_full_is_found_before_anything_is_made(self):
@@ -132,6 +133,7 @@ class FingerprintTest(absltest.TestCase):
     self.assertNotEqual(print_of(config), before)
 
 
+@pytest.mark.slow
 class MakeStageTest(absltest.TestCase):
 
   def flops(self, remat):

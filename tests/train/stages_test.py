@@ -82,6 +82,7 @@ class FastCompilation(parameterized.TestCase):
       self.assertTrue(np.isfinite(leaf).all())
 
 
+@pytest.mark.slow
 class StagesTest(FastCompilation):
 
   def test_the_tokenizer_learns_around_the_shortcut_that_was_fitted(self):

@@ -5,6 +5,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import pytest
 
 from configs import students
 from tests.train import validation_test
@@ -74,6 +75,7 @@ class StudentChecksTest(parameterized.TestCase):
     self.assertRefused(smoke(divergence, **changes), said)
 
   @parameterized.parameters('dmd', 'dmd2', 'sid', 'gan', 'r3gan')
+  @pytest.mark.slow
   def test_every_divergence_could_run(self, divergence):
     validation.check(smoke(divergence))
 

@@ -59,6 +59,7 @@ def run(name, stage_config, trained, num_steps=1):
   return stage, *stages_test.run(stage, num_steps, trained, batch)
 
 
+@pytest.mark.slow
 class StudentStagesTest(stages_test.FastCompilation):
 
   @parameterized.named_parameters(*REGRESSIONS)
@@ -72,8 +73,8 @@ class StudentStagesTest(stages_test.FastCompilation):
     self.assertIn(metric, metrics)
     self.assertEmpty(stage.frozen({}) if 'teacher' not in config else {})
 
-  @pytest.mark.slow
   @parameterized.named_parameters(*DISTILLATIONS)
+  @pytest.mark.slow
   def test_distillations_train_student_and_critic(self, config, metric):
     config.update(dict(start_from='teacher_forcing', generator_every=1))
     name = metric.partition('/')[0]

@@ -6,6 +6,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import self_forcing
 from tests.streaming import tiny_world
@@ -54,6 +55,7 @@ def video(gradient_frames):
   return np.asarray(made), gradient
 
 
+@pytest.mark.slow
 class ContextTest(absltest.TestCase):
 
   def test_nobody_knows_what_the_data_did_after_the_given_frames(self):
@@ -78,6 +80,7 @@ class ContextTest(absltest.TestCase):
 
 class LatentSpaceTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_a_video_from_the_middle_begins_with_one_pixel_frame(self):
     whole, _ = video(0)
     end, gradient = video(3)

@@ -5,6 +5,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import ml_collections
+import pytest
 
 from configs import quickstart
 from worldsim_jax.errors import UserError
@@ -189,11 +190,13 @@ class ValidationTest(parameterized.TestCase):
     self.assertRefused(validation.check, changes, said)
 
   @parameterized.named_parameters(*WRONG_RUN)
+  @pytest.mark.slow
   def test_a_whole_run_needs_more(self, changes, said):
     validation.check(smoke(**changes))
     self.assertRefused(validation.check_run, changes, said)
 
   @mock.patch.object(text_encoder.MiniLMTextEncoder, 'check')  # Is installed.
+  @pytest.mark.slow
   def test_text_has_the_size_that_its_encoder_makes(self, _):
     self.assertRefused(
         validation.check_run, MINILM | {'text.dim': 256},

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.attention.moc import drawn
 from tests.attention.moc import naive
@@ -23,6 +24,7 @@ from worldsim_jax.attention.moc.executors.blocks import Blocks
 OTHER = Blocks(32, 8, 8, 24)
 
 
+@pytest.mark.slow
 class AttendTest(parameterized.TestCase):
 
   @parameterized.product(

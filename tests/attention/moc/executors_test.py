@@ -96,16 +96,19 @@ class ExecutorsTest(parameterized.TestCase):
           np.float32(ours), np.float32(its), atol=atol, err_msg=name)
 
   @parameterized.parameters((0, 128, 128), (1, 256, 128), (3, 128, 256))
+  @pytest.mark.slow
   def test_tpu_kernels_equal_the_loops(self, seed, tile, block):
     self.check(pallas_tpu.executor(tile, block, interpret=True), seed, tile,
                block)
 
+  @pytest.mark.slow
   def test_tpu_kernels_in_bfloat16(self):
     # Sums of some hundred products of 1/16 in 8 bits; p is rounded as well.
     self.check(pallas_tpu.executor(128, 128, interpret=True), 3, 128, 128,
                dtype=jnp.bfloat16, atol=2e-2)
 
   @parameterized.parameters(jnp.float32, jnp.bfloat16)
+  @pytest.mark.slow
   def test_tpu_kernels_go_through_the_tiles_of_chunks(self, dtype):
     # Chunks of 2, 1, 0 and 2 blocks, read by 3, 1, 0 and 0 tiles; a tile that
     # is not used; and all of it of another head, whose first chunk has none.

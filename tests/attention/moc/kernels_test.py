@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.attention.moc import drawn
 from tests.attention.moc.compared import relative
@@ -39,6 +40,7 @@ def outputs(implementation, rules, dtype=jnp.float32, computed=None):
       BLOCKS, DROPS, jax.random.key(3), cotangent=cotangent)
 
 
+@pytest.mark.slow
 class KernelsTest(parameterized.TestCase):
 
   @parameterized.parameters(

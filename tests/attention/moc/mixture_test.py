@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.attention.moc import compared
 from tests.attention.moc import drawn
@@ -69,6 +70,7 @@ def branch(seed, lse=None):
   return jnp.float32(out), jnp.float32(own if lse is None else lse)
 
 
+@pytest.mark.slow
 class MixtureTest(parameterized.TestCase):
 
   # Six heads of two samples: alone, in pairs of which one has both samples, and

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.attention import rope
 from worldsim_jax.attention.moc import attend as moc
@@ -89,6 +90,7 @@ def compiled(slots):
   return jax.jit(newest).lower(past(*film()[1:], 8, slots)).compile()
 
 
+@pytest.mark.slow
 class RecallTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 0, 1), (2, 1, 1), (2, 0, 3))

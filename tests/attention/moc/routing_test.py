@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.attention.moc import drawn
 from tests.attention.moc import naive
@@ -104,6 +105,7 @@ class RoutingTest(parameterized.TestCase):
     self.assertEqual(counts[0], 0)
     np.testing.assert_allclose(counts[1:], left.size / count, atol=100)
 
+  @pytest.mark.slow
   def test_each_block_of_queries_has_dice_of_its_own(self):
     # Shot 1 has the rest of a block, two whole ones and a ragged one.
     table = chunks.table([[(1, 0, chunks.VIDEO)] * 4 + [(76, 1, chunks.VIDEO)]])
@@ -125,6 +127,7 @@ class RoutingTest(parameterized.TestCase):
       self.assertTrue((part[..., :other.shape[-1]] != other[
           ..., :part.shape[-1]]).any())
 
+  @pytest.mark.slow
   def test_drop_in_adds_poisson_many_new_candidates(self):
     table = chunks.of_frames(200, 1)
     q, k, _ = drawn.queries_keys_values(0, batch=1, heads=8, tokens=200)
@@ -142,6 +145,7 @@ class RoutingTest(parameterized.TestCase):
         self.assertLen(set(row), len(row))
         self.assertTrue((row < 100 + t).all())
 
+  @pytest.mark.slow
   def test_the_same_key_draws_the_same(self):
     args = (*drawn.queries_keys_values(0)[:2], drawn.table(0), chunks.Rules(),
             routing.Routing(2, drop_off=1., drop_in=1.))

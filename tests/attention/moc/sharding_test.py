@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldsim_jax.attention.attend import attend
 from worldsim_jax.attention import sequence
@@ -94,6 +95,7 @@ def recalled(data=1, context=1, tensor=1, samples=4, heads=4, dim=8,
         if kind in moved)
 
 
+@pytest.mark.slow
 class ShardingTest(parameterized.TestCase):
 
   @parameterized.parameters(*SPLITS)

@@ -5,6 +5,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.data import maps as maps_lib
@@ -18,6 +19,7 @@ def grey(clips):
   return subjects.Played(np.full_like(clips.future, 128))
 
 
+@pytest.mark.slow
 class AttributesTest(absltest.TestCase):
 
   def test_labels_are_those_of_the_room_that_one_is_in(self):

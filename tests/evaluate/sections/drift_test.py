@@ -6,6 +6,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.evaluate import i3d
@@ -28,10 +29,12 @@ def figures(subject):
 
 class DriftTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_the_truth_does_not_drift(self):
     for figure in of('truth').figures:
       self.assertEqual(figure.value, 0, figure.name)
 
+  @pytest.mark.slow
   def test_a_gain_of_two_per_cent_a_second_is_its_slope(self):
     slope = figures('gain')['drift_brightness_slope'].value
     # Of whole grey levels, in a dark world, over 3.7 s.
@@ -65,6 +68,7 @@ class DriftTest(absltest.TestCase):
     self.assertNotIn('fvd_early', tiny_trial.figures_of(section))
     self.assertIn('drift_brightness', tiny_trial.figures_of(section))
 
+  @pytest.mark.slow
   def test_the_truth_is_at_the_floor_and_a_change_of_looks_is_not(self):
     with mock.patch.object(i3d, 'logits', looks):
       true, noisy = (
@@ -75,6 +79,7 @@ class DriftTest(absltest.TestCase):
       self.assertGreater(noisy[name].value, 2 * abs(true[name].real), name)
       self.assertEqual(noisy[name].count, 4)
 
+  @pytest.mark.slow
   def test_what_is_lost_late_is_told_late(self):
     def late(clips):
       film = clips.future.copy()

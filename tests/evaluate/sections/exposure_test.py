@@ -6,6 +6,7 @@ import functools
 from absl.testing import absltest
 from configs import diffusion_forcing
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -29,6 +30,7 @@ def measured():
 
 class ExposureTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_contexts_grow_up_to_a_window(self):
     world = tiny_trial.world()
     lengths = exposure.lengths(world)

@@ -6,6 +6,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.evaluate import image_metrics
@@ -29,6 +30,7 @@ def of_noise():
   return trial, measured(trial)
 
 
+@pytest.mark.slow
 class FidelityTest(absltest.TestCase):
 
   def test_a_frame_is_compared_with_the_true_one_of_its_time(self):

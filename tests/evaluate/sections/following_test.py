@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.evaluate import subjects
@@ -13,6 +14,7 @@ def discrimination(trial):
   return tiny_trial.figures_of(section)['action_discrimination'], section
 
 
+@pytest.mark.slow
 class FollowingTest(absltest.TestCase):
 
   def test_obeying_is_always_right(self):

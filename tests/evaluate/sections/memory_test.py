@@ -5,6 +5,7 @@ import functools
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -42,10 +43,12 @@ class MemoryTest(absltest.TestCase):
     self.assertLess(found['revisit_consistency_5s'].value,
                     true['revisit_consistency_5s'].value - 5)
 
+  @pytest.mark.slow
   def test_gaps_that_no_walk_has_are_noted(self):
     section = memory.measure(tiny_trial.make(**WALK))
     self.assertIn('after 60 s: no walk of 240', section.not_measured)
 
+  @pytest.mark.slow
   def test_a_film_that_stands_still_is_as_consistent_as_can_be(self):
     found, true = of(subjects.copy), of(subjects.truth)
     for name in ('copy_revisit_consistency_5s', 'revisit_consistency_5s'):
@@ -61,6 +64,7 @@ class MemoryTest(absltest.TestCase):
     self.assertEqual(found['revisit_consistency_5s'].real,
                      true['revisit_consistency_5s'].real)
 
+  @pytest.mark.slow
   def test_what_was_given_is_not_asked_for(self):
     def brighter(clips):
       # Half as bright and 60 more: nothing is clipped.

@@ -4,6 +4,7 @@ import functools
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.evaluate import subjects
@@ -23,6 +24,7 @@ def figures_of(change):
       motion.measure(tiny_trial.of(play, num_clips=2, horizon=4)))
 
 
+@pytest.mark.slow
 class MotionTest(absltest.TestCase):
 
   def test_cameras_are_compared_up_to_where_they_all_are(self):

@@ -5,6 +5,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -51,6 +52,7 @@ class PhysicsTest(absltest.TestCase):
     self.assertBetween(found['physics_spatial_iou'].real, .05, .95)
     self.assertLen(section.films, 1)
 
+  @pytest.mark.slow
   def test_a_still_film_has_some_points_which_stand_beside(self):
     found, _ = measured(subjects.copy)
     self.assertEqual(found['physics_spatial_iou'].value, 0)

@@ -60,6 +60,7 @@ def by_geometry(walks, best: bool):
   return chosen(walks, choose)
 
 
+@pytest.mark.slow
 class RecallTest(absltest.TestCase):
 
   def test_the_truth_is_right_whenever_it_was_seen(self):

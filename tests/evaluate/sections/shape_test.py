@@ -4,6 +4,7 @@ import functools
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -45,6 +46,7 @@ class ShapeTest(absltest.TestCase):
     self.assertEqual(found['depth_delta_2'].value, 1)
     self.assertLess(found['scaled_depth_abs_rel'].value, 1e-5)
 
+  @pytest.mark.slow
   def test_an_angle_is_that_angle(self):
     found = figures_of(degrees=5.)
     self.assertAlmostEqual(found['normals_mean'].value, 5, places=1)

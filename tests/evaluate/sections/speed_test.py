@@ -3,6 +3,7 @@
 from unittest import mock
 
 from absl.testing import absltest
+import pytest
 
 from tests.evaluate import tiny_trial
 from worldsim_jax.errors import UserError
@@ -12,6 +13,7 @@ from worldsim_jax.streaming.world import World
 
 class SpeedTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_a_stream_is_timed_chunk_by_chunk(self):
     trial, world = tiny_trial.of_world(), tiny_trial.world()
     with (mock.patch.object(speed, 'CHUNKS', 5),
