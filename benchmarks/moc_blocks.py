@@ -2,16 +2,13 @@
 
   python -m benchmarks.moc_blocks
 
-prints the table of worldsim_jax/attention/moc/executors/blocks.py as it follows
-from the results of `benchmarks.run moc_tpu_static`. Of the sizes that were
-compiled, those are chosen that need the fewest cycles for one head of the
-paper's film and its gradient: a tile with a block takes what its products need
-or what the schedule does, whichever is more, and a step of the grid, and
-
-  anchors  shots · ⌈S / tile⌉ · ⌈S / block⌉      of shots of S tokens
-  chunks   (routed queries / tile + C / 2) · ⌈chunk / block⌉
-
-pairs of them are gone through: each of the C chunks leaves half a tile empty.
+prints the tables of worldsim_jax/attention/moc/executors/blocks.py as they
+follow from the results of `benchmarks.run moc_tpu_static`. A tile with a block
+takes what its products need or what the schedule does, whichever is more, and a
+step of the grid. Of the sizes that were compiled those are chosen that need the
+fewest cycles for one head of the paper's film and its gradient: the anchors of
+shots of S tokens go through shots · ⌈S / tile⌉ · ⌈S / block⌉ pairs, the chunks
+through those of `blocks.quickest`.
 """
 
 import json
@@ -19,6 +16,7 @@ import json
 from benchmarks import moc_page
 from benchmarks import moc_tpu_static
 from worldsim_jax import command_line
+from worldsim_jax.attention.moc.executors import blocks
 from worldsim_jax.parallel import chips
 
 # Kernels of the two branches.
@@ -32,37 +30,22 @@ def rows() -> list[dict]:
       (moc_page.RESULTS / 'moc_tpu_static.json').read_text())['rows']
 
 
-def table(rows) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
-  """By kind of chip: (tile, block) of anchors, and of chunks."""
+def cycles(rows, branch: str) -> dict[str, tuple[int, ...]]:
+  """By kind of chip: of a tile with a block, forwards and back, by SIZES."""
+  of_size = lambda name, size: sum(
+      max(row['cycles'], row['ideal_cycles']) + row['loop'] for row in rows
+      if (row['chip'], row['tile'], row['block']) == (name, *size)
+      and row['kernel'] in KERNELS[branch])
   names = dict.fromkeys(row['chip'] for row in rows)
   return {chips.of_name(name).kind: tuple(
-      min(moc_tpu_static.SIZES, key=lambda size: cycles(
-          [row for row in rows if row['chip'] == name], size, branch))
-      for branch in KERNELS) for name in names}
+      of_size(name, size) for size in blocks.SIZES) for name in names}
 
 
-def cycles(rows, size, branch: str) -> float:
-  """Of a branch of one head of the film, with its gradient."""
-  pairs = {'anchors': _of_anchors, 'chunks': _of_chunks}[branch](*size)
-  return pairs * sum(
-      max(row['cycles'], row['ideal_cycles']) + row['loop'] for row in rows
-      if (row['tile'], row['block']) == size
-      and row['kernel'] in KERNELS[branch])
-
-
-def _of_anchors(tile: int, block: int) -> int:
-  shots = moc_tpu_static.SHOTS
-  shot = moc_tpu_static.TOKENS // shots
-  return shots * _parts(shot, tile) * _parts(shot, block)
-
-
-def _of_chunks(tile: int, block: int) -> float:
-  tokens, shots = moc_tpu_static.TOKENS, moc_tpu_static.SHOTS
-  chunk = moc_tpu_static.CHUNK
-  chunks = shots * _parts(tokens // shots, chunk)
-  # The first shot has none to choose from.
-  routed = tokens * (1 - 1 / shots) * moc_tpu_static.TOP_K
-  return (routed / tile + chunks / 2) * _parts(chunk, block)
+def of_anchors(cycles) -> tuple[int, int]:
+  """(tile, block) that go through the anchors of the film in the fewest."""
+  shot = moc_tpu_static.TOKENS // moc_tpu_static.SHOTS
+  return min(zip(blocks.SIZES, cycles), key=lambda x: (
+      _parts(shot, x[0][0]) * _parts(shot, x[0][1]) * x[1]))[0]
 
 
 def _parts(whole: int, size: int) -> int:
@@ -71,8 +54,11 @@ def _parts(whole: int, size: int) -> int:
 
 def main(argv):
   del argv
-  for kind, sizes in table(rows()).items():
-    print(f'{kind}: anchors {sizes[0]}, chunks {sizes[1]}')
+  of_film, of_chunks = (cycles(rows(), branch) for branch in KERNELS)
+  for kind, found in of_chunks.items():
+    chunk = blocks.quickest(found, moc_tpu_static.CHUNK)
+    print(f'{kind}: anchors {of_anchors(of_film[kind])}, chunks {chunk}; '
+          f'cycles {found}')
 
 
 if __name__ == '__main__':

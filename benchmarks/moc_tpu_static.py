@@ -24,11 +24,11 @@ import time
 
 from benchmarks import apart
 from benchmarks import llo
+from worldsim_jax.attention.moc.executors import blocks as blocks_lib
 
 # FLOP of a core's matrix units per cycle in bf16: 4 of 128 x 128, 2 of 256².
 CHIPS = {'v5e:1x1': 4 * 2 * 128**2, 'v5p:2x2x1': 4 * 2 * 128**2,
          'v6e:1x1': 2 * 2 * 256**2, 'tpu7x:2x2x1': 2 * 2 * 256**2}
-SIZES = ((512, 256), (512, 512), (1024, 512), (1024, 1024))
 PRODUCTS = {'moc_forward': 2, 'moc_dq': 3, 'moc_dkv': 4, 'moc_dkv_of_runs': 4}
 FUNCTIONS = 'forward', 'backward_queries', 'backward_keys'
 DIM = 128
@@ -39,7 +39,7 @@ TOKENS, SHOTS, CHUNK, TOP_K = 180_224, 8, 1280, 5
 def benchmark(options):
   """A row per chip, kernel and size."""
   del options
-  return [row for chip in CHIPS for size in SIZES
+  return [row for chip in CHIPS for size in blocks_lib.SIZES
           for row in scheduled(chip, *size)]
 
 
@@ -93,7 +93,6 @@ def lower_layer(topology: str, tokens=TOKENS, chunk=CHUNK, top_k=TOP_K,
   from worldsim_jax.attention.moc import attend as moc
   from worldsim_jax.attention.moc import chunks
   from worldsim_jax.attention.moc import routing
-  from worldsim_jax.attention.moc.executors import blocks as blocks_lib
   from worldsim_jax.parallel import mesh as meshes
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(topology)[1][:1])
@@ -116,7 +115,6 @@ def compile_kernels(topology: str, tile: int, block: int, dtype='bfloat16'):
   """All four, for one chip."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
-  from worldsim_jax.attention.moc.executors import blocks as blocks_lib
   from worldsim_jax.attention.moc.executors import pallas_tpu
   from worldsim_jax.parallel import mesh as meshes
 

@@ -98,11 +98,16 @@ class PageTest(absltest.TestCase):
 class BlocksTest(absltest.TestCase):
 
   def test_tpus_have_the_sizes_that_follow_from_the_schedules(self):
-    table = moc_blocks.table(moc_blocks.rows())
-    self.assertLen(table, 4)
-    for kind, (anchors, chunks) in table.items():
-      sizes = blocks.of_kind(kind)
-      self.assertEqual(sizes[:4], (*anchors, *chunks), kind)
+    of_film, of_chunks = (
+        moc_blocks.cycles(moc_blocks.rows(), branch)
+        for branch in moc_blocks.KERNELS)
+    self.assertLen(of_film, 4)
+    for kind, cycles in of_chunks.items():
+      begin = next(k for k in blocks.CYCLES if kind.startswith(k))
+      self.assertEqual(blocks.CYCLES[begin], cycles)
+      sizes = (*moc_blocks.of_anchors(of_film[kind]),
+               *blocks.quickest(cycles, moc_tpu_static.CHUNK))
+      self.assertEqual(blocks.of_kind(kind)[:4], sizes, kind)
 
   def test_matrix_units_are_as_busy_as_was_promised(self):
     share = {(row['chip'], row['kernel']): row['mxu_share']
@@ -113,19 +118,26 @@ class BlocksTest(absltest.TestCase):
     for kernel in 'moc_dq', 'moc_dkv', 'moc_dkv_of_runs':
       self.assertGreaterEqual(share['v5p', kernel], .95)
 
-  def test_pairs_are_counted_with_what_is_padded(self):
-    # 180,224 tokens are 8 shots of 22,528, that is 22 tiles of 1024, and of 18
-    # chunks of 1,280; 7 of 8 queries choose 5 of them.
-    row = lambda kernel: {
-        'tile': 1024, 'block': 512, 'kernel': kernel, 'cycles': 7,
-        'ideal_cycles': 9, 'loop': 1}
-    rows = list(map(row, moc_tpu_static.PRODUCTS))
-    self.assertEqual(
-        moc_blocks.cycles(rows, (1024, 512), 'anchors'),
-        3 * 10 * 8 * 22 * 44)
-    self.assertEqual(
-        moc_blocks.cycles(rows, (1024, 512), 'chunks'),
-        3 * 10 * (7 * 22 * 5 + 8 * 18 / 2) * 3)
+  def test_a_size_is_chosen_with_what_it_pads(self):
+    # Four to one: large blocks cost by the pair what they hold.
+    cycles = 1, 2, 4, 8
+    for chunk, sizes in {
+        256: (512, 256),  # In a larger block most is empty.
+        512: (512, 256),  # Of two that read alike, the first,
+        1280: (512, 256),  # which five of fill.
+    }.items():
+      self.assertEqual(blocks.quickest(cycles, chunk), sizes, chunk)
+    # By much quicker pairs they win: 3 · (4 · 1280 / 1024 + 1/2) · 3 against
+    # 5 · (4 · 1280 / 512 + 1/2), but not where one block holds all.
+    cycles = 1, 9, 3, 9
+    self.assertEqual(blocks.quickest(cycles, 1280), (1024, 512))
+    self.assertEqual(blocks.quickest(cycles, 256), (512, 256))
+
+  def test_long_chunks_have_larger_blocks(self):
+    of_chunk = lambda chunk: blocks.of_kind('TPU v5p', chunk)[2:4]
+    self.assertEqual([of_chunk(c) for c in (10240, 5120, 2560, 1280, 192)],
+                     [(1024, 1024)] * 2 + [(1024, 512)] * 2 + [(512, 256)])
+    self.assertEqual(blocks.of_kind('TPU v5p', 192)[:2], (1024, 1024))
 
 
 class GpuTest(absltest.TestCase):

@@ -29,9 +29,7 @@ class Blocks(NamedTuple):
 
 
 # By the beginning of the device's kind; the last one fits all. Older TPUs have
-# 16 MiB of vector memory, a quarter or less of these. What is chosen is
-# quickest for chunks of 1,280 tokens; chunks of 10,240 would gain 6 to 23 % by
-# larger blocks, as schedules have it.
+# 16 MiB of vector memory, a quarter or less of these.
 BLOCKS = (
     ('TPU v5 lite', Blocks(1024, 1024, 512, 256)),
     ('TPU v5', Blocks(1024, 1024, 1024, 512)),
@@ -41,28 +39,57 @@ BLOCKS = (
     ('NVIDIA', Blocks(128, 64, 128, 64)),
     ('', Blocks(256, 512, 256, 256)),
 )
-
-
+# Cycles of the routed branch for a tile with a block, and for the gradient: the
+# sizes above are quickest for chunks of 1,280 tokens, of others these tell.
+SIZES = (512, 256), (512, 512), (1024, 512), (1024, 1024)
+CYCLES = {
+    'TPU v5 lite': (3063, 5379, 10253, 19791),
+    'TPU v5': (3458, 5722, 10602, 20106),
+    'TPU v6': (2267, 3423, 6042, 10931),
+    'TPU7': (2203, 3387, 6016, 11021),
+}
 SMALLEST = 32
 
 
-def of_kind(kind: str) -> Blocks:
-  """Those of a device of this kind, such as 'TPU v5p'."""
-  return next(sizes for begin, sizes in BLOCKS if kind.startswith(begin))
+def of_kind(kind: str, chunk: int = 0) -> Blocks:
+  """Those of a device of this kind, such as 'TPU v5p'.
+
+  Args:
+    kind: as JAX calls it.
+    chunk: tokens of a chunk, if they are known.
+  """
+  begin, blocks = next(row for row in BLOCKS if kind.startswith(row[0]))
+  if not chunk:
+    return blocks
+  if begin in CYCLES:
+    return blocks._replace(**dict(zip(
+        ('chunk_tile', 'chunk_block'), quickest(CYCLES[begin], chunk))))
+  if not begin:  # On a CPU what is padded costs as much as what is not.
+    most = max(SMALLEST, 1 << (chunk - 1).bit_length())
+    return Blocks(*(min(size, 2 * most) for size in blocks[:2]),
+                  *(min(size, most) for size in blocks[2:]))
+  return blocks
+
+
+def quickest(cycles, chunk: int, choices: float = 4.) -> tuple[int, int]:
+  """Of SIZES the one whose pairs of tiles and blocks take the fewest cycles.
+
+  Args:
+    cycles: of a pair, for each.
+    chunk: its tokens. It ends within a block.
+    choices: how many chunks a query chooses. The queries of a chunk end within
+      a tile: half of one is empty in the mean.
+  """
+  def of_chunk(size_and_cycles):
+    (tile, block), cycles_of_pair = size_and_cycles
+    tiles = choices * chunk / tile + .5
+    return tiles * -(-chunk // block) * cycles_of_pair
+
+  return min(zip(SIZES, cycles), key=of_chunk)[0]
 
 
 def of_device(chunk: int = 0) -> Blocks:
-  """Those of the device that is computed on, or compiled for.
-
-  Args:
-    chunk: tokens of a chunk, if they are known: a CPU's blocks are no larger,
-      for what is padded costs as much as what is not.
-  """
+  """As `of_kind`, of the device that is computed on, or compiled for."""
   device = jax.sharding.get_abstract_mesh().abstract_device
-  kind = device.device_kind if device else jax.devices()[0].device_kind
-  blocks = of_kind(kind)
-  if not chunk or blocks != BLOCKS[-1][1]:
-    return blocks
-  most = max(SMALLEST, 1 << (chunk - 1).bit_length())
-  return Blocks(*(min(size, 2 * most) for size in blocks[:2]),
-                *(min(size, most) for size in blocks[2:]))
+  return of_kind(
+      device.device_kind if device else jax.devices()[0].device_kind, chunk)
