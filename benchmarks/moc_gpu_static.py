@@ -1,7 +1,7 @@
 """Kernels of the Mixture of Contexts as the GPU compilers make them.
 
 For an H100 and each kernel, size of tile and block, number of warps and stages:
-what ptxas says of the program that Triton writes, in bf16 with D = 128.
+what ptxas says of the program that Triton writes, with D = 128.
 
   registers   of a thread; 65,536 / (32 · warps · registers) programs fit beside
               each other into a multiprocessor, as far as registers go
@@ -28,14 +28,16 @@ import tempfile
 
 from benchmarks import apart
 from benchmarks import moc_tpu_static
+from worldsim_jax.attention.moc.executors import blocks as blocks_lib
 from worldsim_jax.attention.moc.executors import pallas_gpu
 from worldsim_jax.errors import UserError
 
 CHIP = 'h100:1'
+LAUNCH = pallas_gpu.Launch()[:2]  # The warps and stages that are chosen.
 # Tile, block, warps, stages.
 SIZES = ((64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 8, 2), (64, 128, 8, 2),
          (128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2))
-LAUNCH = pallas_gpu.Launch()[:2]  # The warps and stages that are chosen.
+CHOSEN = blocks_lib.of_kind('NVIDIA H100')[:2] + LAUNCH
 KERNELS = 'moc_forward', 'moc_dq', 'moc_dkv'
 
 
@@ -47,7 +49,8 @@ def benchmark(options):
   """
   del options
   ptxas()
-  return [row for size in SIZES for row in scheduled(*size)]
+  return [*(row for size in SIZES for row in scheduled(*size)),
+          *scheduled(*CHOSEN, 'float32')]
 
 
 def details(options) -> dict:
@@ -56,13 +59,14 @@ def details(options) -> dict:
   return {'minute': json.loads(apart.printed(__name__).splitlines()[-1])}
 
 
-def scheduled(tile: int, block: int, warps: int, stages: int) -> list[dict]:
+def scheduled(tile: int, block: int, warps: int, stages: int,
+              dtype='bfloat16') -> list[dict]:
   """A row per kernel, as the module says."""
   with tempfile.TemporaryDirectory() as folder:
-    apart.printed(__name__, tile, block, warps, stages,
+    apart.printed(__name__, tile, block, warps, stages, dtype,
                   XLA_FLAGS=f'--xla_dump_to={folder}')
     return [{'kernel': kernel, 'tile': tile, 'block': block, 'warps': warps,
-             'stages': stages} | figures(pathlib.Path(folder), kernel)
+             'stages': stages, 'dtype': dtype} | figures(pathlib.Path(folder), kernel)
             for kernel in KERNELS]
 
 
@@ -92,7 +96,7 @@ def ptxas() -> str:
   return found
 
 
-def compile_kernels(tile: int, block: int, warps: int, stages: int):
+def compile_kernels(tile: int, block: int, warps: int, stages: int, dtype: str):
   """All three, for one GPU."""
   from worldsim_jax.parallel import topologies
   topologies.use_no_accelerator()
@@ -100,7 +104,7 @@ def compile_kernels(tile: int, block: int, warps: int, stages: int):
 
   mesh = meshes.make_mesh({'data': 1}, topologies.devices(CHIP)[1])
   moc_tpu_static.compile_for(mesh, pallas_gpu.executor(
-      tile, block, warps=warps, stages=stages))
+      tile, block, warps=warps, stages=stages), dtype)
 
 
 if __name__ == '__main__':
@@ -108,4 +112,4 @@ if __name__ == '__main__':
     print(json.dumps(moc_tpu_static.compile_minute(
         CHIP, heads=12, kernel='__gpu$xla.gpu.triton')))
   else:
-    compile_kernels(*map(int, sys.argv[1:]))
+    compile_kernels(*map(int, sys.argv[1:5]), sys.argv[5])

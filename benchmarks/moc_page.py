@@ -70,15 +70,16 @@ def _schedules(rows) -> str:
 def _registers(rows) -> str:
   kernels = list(dict.fromkeys(row['kernel'] for row in rows))
   size = lambda row: tuple(
-      row[name] for name in ('tile', 'block', 'warps', 'stages'))
+      row[name] for name in ('tile', 'block', 'warps', 'stages', 'dtype'))
   cells = {(size(row), row['kernel']): '{}{}{}'.format(
       row['registers'], f', {row["spills"]} B spilt' * (row['spills'] > 0),
       ', serialised' * row['serialised']) for row in rows}
   return pages.markdown(
-      ['tile x block', 'warps', 'stages', *[f'`{k}`' for k in kernels]],
-      [[f'{tile} x {block}', str(warps), str(stages),
-        *[cells[(tile, block, warps, stages), k] for k in kernels]]
-       for tile, block, warps, stages in dict.fromkeys(map(size, rows))])
+      ['tile x block', 'warps', 'stages', 'dtype', *[f'`{k}`' for k in kernels]],
+      [[f'{tile} x {block}', str(warps), str(stages), dtype,
+        *[cells[(tile, block, warps, stages, dtype), k] for k in kernels]]
+       for tile, block, warps, stages, dtype in dict.fromkeys(
+           map(size, rows))])
 
 
 def _revisits(rows) -> str:
