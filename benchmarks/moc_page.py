@@ -91,7 +91,8 @@ def _revisits(rows) -> str:
     cells.append([f'`{name}`', f'{rows[0][f"{name}_n"]:.0f}', *[
         f'{row[name]:.{decimals}f}{unit} ({row[f"{name}_low"]:.{decimals}f} … '
         f'{row[f"{name}_high"]:.{decimals}f})' for row in rows],
-        f'{rows[0][f"{name}_real"]:.{decimals}f}{unit}'])
+        f'{rows[0][f"{name}_real"]:.{decimals}f}{unit}',
+        ', '.join(f'{row[f"{name}_spread"]:.{decimals}f}' for row in rows)])
   routed = next((r for r in rows if 'recall_precision' in r), None)
   told = '' if routed is None else (
       f'\nOf the frames that tokens chose {routed["recall_precision"]:.0%} '
@@ -100,7 +101,8 @@ def _revisits(rows) -> str:
       f'chance {routed["recall_precision_real"]:.0%} would, of the latest '
       f'{routed["recall_precision_latest"]:.0%}.\n')
   return pages.markdown(
-      ['', 'n', *[PASTS[row['past']] for row in rows], 'tokenizer'],
+      ['', 'n', *[PASTS[row['past']] for row in rows], 'tokenizer',
+       'seeds differ by'],
       cells) + told
 
 

@@ -4,7 +4,8 @@ The runs of configs/revisits.py, a process each, in <workdir>/<past>-<seed>,
 which go on where they stopped; then the section `recall` of their evaluation:
 what they make of the true past (PSNR by the time since a pixel was seen, PSNR
 and LPIPS of revisits by gap), and for the student that recalls, whether what it
-chose shows what it was to show. Figures are means over seeds.
+chose shows what it was to show. Figures, and the ends of their intervals over
+mazes, are means over seeds; `_spread` is by how much the seeds differ at most.
 
 `--repeats` is the number of seeds (1), `--workdir` where runs are kept.
 """
@@ -28,7 +29,10 @@ def benchmark(options):
     row = {'past': past}
     for name in found[0]:
       if name.startswith(FIGURES) and all(name in f for f in found):
-        row[name] = sum(f[name] for f in found) / len(found)
+        of_seeds = [f[name] for f in found]
+        row[name] = sum(of_seeds) / len(found)
+        if f'{name}_low' in found[0]:
+          row[f'{name}_spread'] = max(of_seeds) - min(of_seeds)
     rows.append(row)
   return rows
 

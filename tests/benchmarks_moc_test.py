@@ -32,16 +32,19 @@ class RevisitsTest(absltest.TestCase):
         path = pathlib.Path(folder, f'{past}-{seed}', revisits.SUMMARY)
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({
-            'told_psnr_3s': 10. * index + seed, 'memory_of_another': 1,
+            'told_psnr_3s': 10. * index + seed, 'told_psnr_3s_low': -1.,
+            'memory_of_another': 1,
             **({'recall_precision': .5} if past == 'recall' else {})}))
     return benchmarks.Options(config, repeats, workdir=folder)
 
   def test_a_row_is_a_past_and_the_mean_of_its_seeds(self):
     rows = revisits.benchmark(self.options(config_lib.get_config('tiny')))
+    both = {'told_psnr_3s_low': -1., 'told_psnr_3s_spread': 1.}
     self.assertEqual(rows, [
-        {'past': 'all', 'told_psnr_3s': .5},
-        {'past': 'window', 'told_psnr_3s': 10.5},
-        {'past': 'recall', 'told_psnr_3s': 20.5, 'recall_precision': .5}])
+        {'past': 'all', 'told_psnr_3s': .5, **both},
+        {'past': 'window', 'told_psnr_3s': 10.5, **both},
+        {'past': 'recall', 'told_psnr_3s': 20.5, 'recall_precision': .5,
+         **both}])
 
   def test_the_students_differ_in_what_they_read_only(self):
     read = {}
