@@ -65,8 +65,9 @@ def scheduled(tile: int, block: int, warps: int, stages: int,
   with tempfile.TemporaryDirectory() as folder:
     apart.printed(__name__, tile, block, warps, stages, dtype,
                   XLA_FLAGS=f'--xla_dump_to={folder}')
-    return [{'kernel': kernel, 'tile': tile, 'block': block, 'warps': warps,
-             'stages': stages, 'dtype': dtype} | figures(pathlib.Path(folder), kernel)
+    size = {'tile': tile, 'block': block, 'warps': warps, 'stages': stages,
+            'dtype': dtype}
+    return [{'kernel': kernel} | size | figures(pathlib.Path(folder), kernel)
             for kernel in KERNELS]
 
 

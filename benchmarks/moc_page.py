@@ -75,7 +75,8 @@ def _registers(rows) -> str:
       row['registers'], f', {row["spills"]} B spilt' * (row['spills'] > 0),
       ', serialised' * row['serialised']) for row in rows}
   return pages.markdown(
-      ['tile x block', 'warps', 'stages', 'dtype', *[f'`{k}`' for k in kernels]],
+      ['tile x block', 'warps', 'stages', 'dtype',
+       *[f'`{k}`' for k in kernels]],
       [[f'{tile} x {block}', str(warps), str(stages), dtype,
         *[cells[(tile, block, warps, stages, dtype), k] for k in kernels]]
        for tile, block, warps, stages, dtype in dict.fromkeys(
