@@ -92,7 +92,7 @@ def _drawn(tokens, heads, dim, dtype):
 
 
 def _rows(tokens, heads, dim, dtype, chunk, top_k, repeats):
-  mixture = _mixture(tokens, chunk, top_k, blocks_lib.of_device(chunk))
+  mixture = _mixture(tokens, chunk, top_k, blocks_lib.of_device(chunk, top_k))
   sparse = functools.partial(moc.attend, mixture=mixture)
   qkv = _drawn(tokens, heads, dim, dtype)
   # All queries are within a percent of one.

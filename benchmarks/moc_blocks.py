@@ -56,7 +56,8 @@ def main(argv):
   del argv
   of_film, of_chunks = (cycles(rows(), branch) for branch in KERNELS)
   for kind, found in of_chunks.items():
-    chunk = blocks.quickest(found, moc_tpu_static.CHUNK)
+    chunk = blocks.quickest(
+        found, moc_tpu_static.CHUNK, moc_tpu_static.TOP_K)
     print(f'{kind}: anchors {of_anchors(of_film[kind])}, chunks {chunk}; '
           f'cycles {found}')
 

@@ -103,7 +103,7 @@ def lower_layer(topology: str, tokens=TOKENS, chunk=CHUNK, top_k=TOP_K,
   rules = chunks.Rules()
 
   def loss(q, k, v):
-    plan = moc.plan(table, rules, tokens, blocks_lib.of_device(chunk))
+    plan = moc.plan(table, rules, tokens, blocks_lib.of_device(chunk, top_k))
     mixture = moc.Mixture(plan, routing=routing.Routing(top_k))
     return jnp.sum(moc.attend(q, k, v, mixture).astype(jnp.float32)**2)
 

@@ -5,7 +5,7 @@ which go on where they stopped; then the section `recall` of their evaluation:
 what they make of the true past (PSNR by the time since a pixel was seen, PSNR
 and LPIPS of revisits by gap), and for the student that recalls, whether what it
 chose shows what it was to show. Figures, and the ends of their intervals over
-mazes, are means over seeds; `_spread` is by how much the seeds differ at most.
+mazes, are means over seeds; `_spread` is by how much several differ at most.
 
 `--repeats` is the number of seeds (1), `--workdir` where runs are kept.
 """
@@ -31,7 +31,7 @@ def benchmark(options):
       if name.startswith(FIGURES) and all(name in f for f in found):
         of_seeds = [f[name] for f in found]
         row[name] = sum(of_seeds) / len(found)
-        if f'{name}_low' in found[0]:
+        if f'{name}_low' in found[0] and len(found) > 1:
           row[f'{name}_spread'] = max(of_seeds) - min(of_seeds)
     rows.append(row)
   return rows

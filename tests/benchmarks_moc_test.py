@@ -109,7 +109,8 @@ class BlocksTest(absltest.TestCase):
       begin = next(k for k in blocks.CYCLES if kind.startswith(k))
       self.assertEqual(blocks.CYCLES[begin], cycles)
       sizes = (*moc_blocks.of_anchors(of_film[kind]),
-               *blocks.quickest(cycles, moc_tpu_static.CHUNK))
+               *blocks.quickest(
+                   cycles, moc_tpu_static.CHUNK, moc_tpu_static.TOP_K))
       self.assertEqual(blocks.of_kind(kind)[:4], sizes, kind)
 
   def test_matrix_units_are_as_busy_as_was_promised(self):
@@ -125,19 +126,22 @@ class BlocksTest(absltest.TestCase):
     # Four to one: large blocks cost by the pair what they hold.
     cycles = 1, 2, 4, 8
     for chunk, sizes in {
-        256: (512, 256),  # In a larger block most is empty.
+        256: (512, 256),  # In a larger block at least half is empty.
         512: (512, 256),  # Of two that read alike, the first,
         1280: (512, 256),  # which five of fill.
     }.items():
-      self.assertEqual(blocks.quickest(cycles, chunk), sizes, chunk)
+      self.assertEqual(blocks.quickest(cycles, chunk, 4.), sizes, chunk)
     # By much quicker pairs they win: 3 · (4 · 1280 / 1024 + 1/2) · 3 against
     # 5 · (4 · 1280 / 512 + 1/2), but not where one block holds all.
     cycles = 1, 9, 3, 9
-    self.assertEqual(blocks.quickest(cycles, 1280), (1024, 512))
-    self.assertEqual(blocks.quickest(cycles, 256), (512, 256))
+    self.assertEqual(blocks.quickest(cycles, 1280, 4.), (1024, 512))
+    self.assertEqual(blocks.quickest(cycles, 256, 4.), (512, 256))
+    # Of few queries a large tile is mostly empty: 3 · (1/4 + 1/2) · 3 against
+    # 5 · (1/2 + 1/2).
+    self.assertEqual(blocks.quickest(cycles, 1280, .2), (512, 256))
 
   def test_long_chunks_have_larger_blocks(self):
-    of_chunk = lambda chunk: blocks.of_kind('TPU v5p', chunk)[2:4]
+    of_chunk = lambda chunk: blocks.of_kind('TPU v5p', chunk, 5.)[2:4]
     self.assertEqual([of_chunk(c) for c in (10240, 5120, 2560, 1280, 192)],
                      [(1024, 1024)] * 2 + [(1024, 512)] * 2 + [(512, 256)])
     self.assertEqual(blocks.of_kind('TPU v5p', 192)[:2], (1024, 1024))

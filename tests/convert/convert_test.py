@@ -63,7 +63,6 @@ class ConvertTest(parameterized.TestCase):
     self.assertEqual((back / 'google/umt5-xxl' / tokenizer.name).read_bytes(),
                      tokenizer.read_bytes())
 
-  @pytest.mark.slow
   def test_a_pipeline_of_diffusers_comes_back_bit_by_bit(self):
     given = releases.diffusers(self.root / 'given')
     world = self.convert(given)
@@ -175,7 +174,6 @@ class ConvertTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, 'no first frames'):
       world.stream('a stone room')
 
-  @pytest.mark.slow
   def test_a_prompt_alone_begins_a_stream(self):
     given = releases.wan(self.root / 'given', tiny=True)
     into_world.convert([str(given)], self.world)

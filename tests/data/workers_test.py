@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from unittest import mock
 
@@ -30,10 +32,21 @@ def die(how, words):
   return words
 
 
-def start_another():
-  """Tells the id of a process that does not mind whose child it is."""
-  print(subprocess.Popen(['sleep', '600']).pid, flush=True)
+def start_another(note, how=0):
+  """Notes the id of a process that does not mind whose child it is."""
+  pathlib.Path(note).write_text(str(subprocess.Popen(['sleep', '600']).pid))
+  if how:
+    os.kill(os.getpid(), how)
   time.sleep(600)
+
+
+def is_running(pid):
+  """Whether there is such a process that is more than a line in a table."""
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:
+    return False
+  return stat.rpartition(')')[2].split()[0] not in 'XZ'
 
 
 def refuse(name):
@@ -41,6 +54,10 @@ def refuse(name):
 
 
 class WorkersTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.note = os.path.join(self.create_tempdir().full_path, 'note')
 
   @parameterized.parameters(0, 2)
   def test_results_come_in_the_order_of_the_jobs(self, num_workers):
@@ -74,18 +91,55 @@ class WorkersTest(parameterized.TestCase):
     self.assertEmpty(multiprocessing.active_children())
 
   def test_what_workers_have_started_does_not_outlive_this_process(self):
-    code = ('from tests.data import workers_test as t\n'
+    code = ('import sys\n'
+            'from tests.data import workers_test as t\n'
             'if __name__ == "__main__":\n'
-            '  list(t.workers.run(t.start_another, [()], 1))\n')
+            '  list(t.workers.run(t.start_another, [(sys.argv[1],)], 1))\n')
     script = self.create_tempfile('script.py', code).full_path
     with subprocess.Popen(
-        [sys.executable, script], text=True, stdout=subprocess.PIPE,
+        [sys.executable, script, self.note], text=True, stdout=subprocess.PIPE,
         env=os.environ | {'PYTHONPATH': os.getcwd()}) as process:
-      started = int(process.stdout.readline())
-      os.kill(started, 0)  # It is there.
+      self.wait_for_note()
       process.kill()
       # The pipe's end: all who hold it are gone.
       process.communicate(timeout=60)
+    self.assertGone()
+
+  def test_nor_a_worker_that_is_killed(self):
+    with self.assertRaisesRegex(UserError, 'killed, maybe for want of memory'):
+      list(workers.run(start_another, [(self.note, signal.SIGKILL)], 1))
+    self.assertGone()
+
+  def test_whoever_is_interrupted_does_not_wait_for_jobs(self):
+    def interrupt(*unused):
+      raise InterruptedError('told to stop')
+
+    self.addCleanup(signal.signal, signal.SIGUSR1,
+                    signal.signal(signal.SIGUSR1, interrupt))
+    def when_it_is_at_work():
+      self.wait_for_note()
+      os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=when_it_is_at_work).start()
+    with self.assertRaisesRegex(InterruptedError, 'told to stop'):
+      list(workers.run(start_another, [(self.note,)] * 3, 1))
+    self.assertGone()
+    self.assertEmpty(multiprocessing.active_children())
+
+  def wait_for_note(self):
+    while not os.path.exists(self.note) or not pathlib.Path(
+        self.note).read_text():
+      time.sleep(.02)
+
+  def assertGone(self):
+    """The process that was noted has ended, or does so at once."""
+    pid = int(pathlib.Path(self.note).read_text())
+    self.addCleanup(subprocess.run, ['kill', '-9', str(pid)], check=False,
+                    stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while is_running(pid):
+      self.assertLess(time.monotonic(), end, f'process {pid} lives on')
+      time.sleep(.02)
 
 
 if __name__ == '__main__':

@@ -117,7 +117,6 @@ class StagesTest(FastCompilation):
     self.assertTrue(is_equal(teacher, tiny_world.random_variables(
         config(), 1)['student']))
 
-  @pytest.mark.slow
   def test_self_forcing_trains_the_critic_always_and_the_student_at_its_pace(
       self):
     trained = {'teacher': network(1), 'teacher_forcing': network(2)}

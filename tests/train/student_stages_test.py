@@ -74,7 +74,6 @@ class StudentStagesTest(stages_test.FastCompilation):
     self.assertEmpty(stage.frozen({}) if 'teacher' not in config else {})
 
   @parameterized.named_parameters(*DISTILLATIONS)
-  @pytest.mark.slow
   def test_distillations_train_student_and_critic(self, config, metric):
     config.update(dict(start_from='teacher_forcing', generator_every=1))
     name = metric.partition('/')[0]

@@ -6,6 +6,7 @@ if the worker dies, and nothing that a user should see if it does not.
 
 import collections
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -47,16 +48,17 @@ def run(function, jobs, num_workers: int, name_of=str):
               workers |= set(multiprocessing.active_children()) - others
             yield pending[0][1].result()
             pending.popleft()
-        finally:
-          for _, future in pending:
-            future.cancel()
+        except concurrent.futures.process.BrokenProcessPool:
+          raise
+        except BaseException:  # What is in work is for nobody.
+          _kill(set(multiprocessing.active_children()) - others)
+          raise
     except concurrent.futures.process.BrokenProcessPool as e:
       # The jobs are begun in their order: these were in work, or next.
       names = [name_of(job) for job, _ in pending][:num_workers]
-      raise UserError(
-          f'a worker process died at {" or ".join(dict.fromkeys(names))} '
-          f'({_obituary(workers, folder)})'
-      ) from e
+      at, why = ' or '.join(dict.fromkeys(names)), _obituary(workers, folder)
+      _kill(workers)
+      raise UserError(f'a worker process died at {at} ({why})') from e
 
 
 def threads(function, items, num_threads: int):
@@ -93,17 +95,25 @@ def _begin(folder):
     os._exit(1)
   os.dup2(log, 2)
   os.close(log)
+  # With a worker go the processes that it has started: an engine's ends with
+  # its parent, but not in the first moments of its life.
   os.setpgrp()
 
   def watch():
-    # A worker whose parent is killed would wait for jobs for ever. With it go
-    # the processes that it has started: an engine's ends with its parent, but
-    # not in the first moments of its life.
+    # A worker whose parent is killed would wait for jobs for ever.
     multiprocessing.parent_process().join()
     shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+    os.kill(0, signal.SIGKILL)  # All of its group.
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+def _kill(workers):
+  """Ends workers, and what they have started, even if they are dead."""
+  for worker in workers:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+      os.killpg(worker.pid, signal.SIGKILL)
+    worker.kill()  # Of one that has not begun there is no group.
 
 
 def _log_of(folder, pid):

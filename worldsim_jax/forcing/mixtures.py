@@ -65,8 +65,9 @@ def of_past(name: str, config):
 
   def of_batch(batch: int):
     table = chunks.table([of_film] * batch)
-    plan = moc.plan(table, rules, frames * tokens, blocks_lib.of_device(tokens),
-                    sequence.query_split(tokens, build.num_heads(own)))
+    split = sequence.query_split(tokens, build.num_heads(own))
+    plan = moc.plan(table, rules, frames * tokens,
+                    blocks_lib.of_device(tokens, top_k / split.parts), split)
     return contexts.AttentionContext(jnp.arange(frames), mixture=moc.Mixture(
         plan, None, routing.Routing(top_k), student.recall.implementation,
         keys=round(tokens * frames_read(table, rules, top_k))))
@@ -103,9 +104,10 @@ def _mixture(shot_BF, config, num_shots, tokens_per_frame, num_heads,
   rules = chunks.Rules(window=config.window)
   chunk = config.chunk or tokens_per_frame
   table = chunks.of_shot_ids(shot_BF, tokens_per_frame, chunk, num_shots)
+  split = sequence.query_split(tokens_per_frame, num_heads)
   plan = moc.plan(table, rules, frames * tokens_per_frame,
-                  blocks_lib.of_device(chunk),
-                  sequence.query_split(tokens_per_frame, num_heads))
+                  blocks_lib.of_device(chunk, config.top_k / split.parts),
+                  split)
   drops = rng is not None and (config.drop_off or config.drop_in)
   rngs = (jax.random.split(rng, (num_layers, samples, num_heads)) if drops
           else None)

@@ -95,7 +95,6 @@ class RecallTest(absltest.TestCase):
                     best['recall_precision'].value / 2)
     self.assertBetween(best['recall_precision'].real, 0.01, 0.99)
 
-  @pytest.mark.slow
   def test_a_real_student_has_a_precision_and_a_film(self):
     section = recall.measure(trial())
     found = tiny_trial.figures_of(section)

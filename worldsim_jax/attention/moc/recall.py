@@ -145,7 +145,8 @@ def attend(q_BFNHD, k_BFNHD, v_BFNHD, past: Past, grid: tuple[int, int],
   plan = moc.plan_between(
       _queries(batch, frames * tokens), frames * tokens,
       _table(batch, tokens, frames, is_there_W, recall.most),
-      k.shape[1] * tokens, _RULES, blocks_lib.of_device(tokens))
+      k.shape[1] * tokens, _RULES,
+      blocks_lib.of_device(tokens, frames * recall.top_k / recall.most))
   out = attention.attend(q_BFNHD, k, v, mixture=moc.Mixture(
       plan, selection_BHKT=selection, implementation=recall.implementation,
       keys=tokens * (first + recall.top_k)))

@@ -51,19 +51,20 @@ CYCLES = {
 SMALLEST = 32
 
 
-def of_kind(kind: str, chunk: int = 0) -> Blocks:
+def of_kind(kind: str, chunk: int = 0, choices: float = 1.) -> Blocks:
   """Those of a device of this kind, such as 'TPU v5p'.
 
   Args:
     kind: as JAX calls it.
     chunk: tokens of a chunk, if they are known.
+    choices: see `quickest`.
   """
   begin, blocks = next(row for row in BLOCKS if kind.startswith(row[0]))
   if not chunk:
     return blocks
   if begin in CYCLES:
-    return blocks._replace(**dict(zip(
-        ('chunk_tile', 'chunk_block'), quickest(CYCLES[begin], chunk))))
+    tile, block = quickest(CYCLES[begin], chunk, choices)
+    return blocks._replace(chunk_tile=tile, chunk_block=block)
   if not begin:  # On a CPU what is padded costs as much as what is not.
     most = max(SMALLEST, 1 << (chunk - 1).bit_length())
     return Blocks(*(min(size, 2 * most) for size in blocks[:2]),
@@ -71,14 +72,15 @@ def of_kind(kind: str, chunk: int = 0) -> Blocks:
   return blocks
 
 
-def quickest(cycles, chunk: int, choices: float = 4.) -> tuple[int, int]:
+def quickest(cycles, chunk: int, choices: float) -> tuple[int, int]:
   """Of SIZES the one whose pairs of tiles and blocks take the fewest cycles.
 
   Args:
     cycles: of a pair, for each.
     chunk: its tokens. It ends within a block.
-    choices: how many chunks a query chooses. The queries of a chunk end within
-      a tile: half of one is empty in the mean.
+    choices: pairs of a query with a chunk that it chose, for each key of the
+      chunks: top_k, if queries and keys are of the same film. What chose a
+      chunk ends within a tile: half of one is empty in the mean.
   """
   def of_chunk(size_and_cycles):
     (tile, block), cycles_of_pair = size_and_cycles
@@ -88,8 +90,8 @@ def quickest(cycles, chunk: int, choices: float = 4.) -> tuple[int, int]:
   return min(zip(SIZES, cycles), key=of_chunk)[0]
 
 
-def of_device(chunk: int = 0) -> Blocks:
+def of_device(chunk: int = 0, choices: float = 1.) -> Blocks:
   """As `of_kind`, of the device that is computed on, or compiled for."""
   device = jax.sharding.get_abstract_mesh().abstract_device
-  return of_kind(
-      device.device_kind if device else jax.devices()[0].device_kind, chunk)
+  kind = device.device_kind if device else jax.devices()[0].device_kind
+  return of_kind(kind, chunk, choices)

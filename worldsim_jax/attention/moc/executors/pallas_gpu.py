@@ -21,7 +21,7 @@ from worldsim_jax.attention.moc import packing
 
 HEAD_DIMS = 64, 128  # Triton's blocks are powers of two.
 # Rows of float32 at a time, and warps: without spilling.
-_FLOAT32_ROWS, _FLOAT32_WARPS = 32, 4
+FLOAT32_ROWS, FLOAT32_WARPS = 32, 4
 
 
 class Launch(NamedTuple):
@@ -98,7 +98,7 @@ def _call(kernel, name: str, keys: executors.Keys, ranges: packing.Ranges,
   heads, valid_Mn = len(tiles[0]), keys.valid
   if tiles[0].dtype == jnp.float32:
     rows, part, ranges, valid_Mn = _finer(rows, part, ranges, valid_Mn)
-    launch = launch._replace(warps=_FLOAT32_WARPS)
+    launch = launch._replace(warps=FLOAT32_WARPS)
   tables, n, _ = ranges.start.shape
   m = functools.partial(
       executors.table_of, num_heads=heads, num_tables=tables)
@@ -126,12 +126,12 @@ def _call(kernel, name: str, keys: executors.Keys, ranges: packing.Ranges,
 
 
 def _finer(rows: int, part: int, ranges: packing.Ranges, valid_Mn):
-  """The same lists for tiles, and of parts, that are cut to _FLOAT32_ROWS rows.
+  """The same lists for tiles, and of parts, that are cut to FLOAT32_ROWS rows.
 
   What is valid is of parts; where parts are tiles, as for dk and dv, it is not
   looked at.
   """
-  tiles, parts = (max(size // _FLOAT32_ROWS, 1) for size in (rows, part))
+  tiles, parts = (max(size // FLOAT32_ROWS, 1) for size in (rows, part))
   ranges = packing.Ranges(*(
       jnp.repeat(x * parts, tiles, axis=1) for x in ranges))
   part //= parts
