@@ -93,14 +93,15 @@ def _revisits(rows) -> str:
         f'{row[name]:.{decimals}f}{unit} ({row[f"{name}_low"]:.{decimals}f} … '
         f'{row[f"{name}_high"]:.{decimals}f})' for row in rows],
         f'{rows[0][f"{name}_real"]:.{decimals}f}{unit}',
-        ', '.join(f'{row[spread]:.{decimals}f}' for row in rows
-                  if (spread := f'{name}_spread') in row) or 'one seed'])
+        ', '.join(f'{row[f"{name}_spread"]:.{decimals}f}' for row in rows
+                  if f'{name}_spread' in row) or 'one seed'])
   routed = next((r for r in rows if 'recall_precision' in r), None)
+  spread = (routed or {}).get('recall_precision_spread')
+  seeds = '' if spread is None else f'; seeds differ by {spread:.0%}'
   told = '' if routed is None else (
       f'\nOf the frames that tokens chose {routed["recall_precision"]:.0%} '
       f'({routed["recall_precision_low"]:.0%} … '
-      f'{routed["recall_precision_high"]:.0%}; seeds differ by '
-      f'{routed.get("recall_precision_spread", 0):.0%}) show what the token '
+      f'{routed["recall_precision_high"]:.0%}{seeds}) show what the token '
       'shows; by '
       f'chance {routed["recall_precision_real"]:.0%} would, of the latest '
       f'{routed["recall_precision_latest"]:.0%}.\n')
